@@ -1,0 +1,46 @@
+# What a developer runs, and CI too. Each target prepares .venv first; that takes no time when nothing changed.
+#   PYTHON=python3.12   another interpreter
+#   ARGS="-k refund"    more arguments for the command behind the target
+
+BIN := .venv/bin
+ARGS ?=
+export PYTHON
+
+.PHONY: help bootstrap run test check fmt lock bench torture clean
+.DEFAULT_GOAL := help
+
+help: ## show this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile
+
+bootstrap: ## prepare .venv from requirements.lock
+	@scripts/bootstrap
+
+run: bootstrap ## start Clearspan with its database, queue, worker and simulators
+	@exec $(BIN)/clearspan up $(ARGS)
+
+test: bootstrap ## run the tests
+	@exec $(BIN)/python -m pytest $(ARGS)
+
+check: bootstrap ## format, lint, import contracts, types, generated pages
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+	$(BIN)/python -m clearspan.docs_gen --check
+
+fmt: bootstrap ## format, and mend what the linter can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock: bootstrap ## renew the locks after a change of dependencies; ARGS=--upgrade takes newer versions
+	@scripts/lock $(ARGS)
+
+bench: bootstrap ## measure, as a ratio to what the database can do
+	@exec $(BIN)/python -m bench $(ARGS)
+
+torture: bootstrap ## run the tests of the whole system: races, crashes, lost connections
+	@exec $(BIN)/python -m pytest tests/system $(ARGS)
+
+clean: ## delete what was built and cached; .clearspan, the local database, stays
+	rm -rf .venv .uv dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .schemathesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""The operator's cockpit, as a plugin."""

@@ -1,0 +1,1 @@
+"""Clearspan: the payment gateway a merchant owns."""

@@ -1,0 +1,70 @@
+"""API keys: what they look like and how a secret is checked.
+
+``csk_test_`` or ``csk_live_``, an 8-character lookup prefix, a 165-bit secret and a 6-character checksum, all in Crockford's
+base32 (lower case). Regular expression for secret scanners: ``csk_(test|live)_[0-9a-hjkmnp-tv-z]{47}``. The database holds the
+prefix and an HMAC-SHA-256 of the whole key under a pepper that is not in the database, so a dump cannot authenticate.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import zlib
+
+import msgspec
+
+from clearspan.platform import clock
+
+ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+PREFIX_LENGTH = 8
+SECRET_LENGTH = 33
+CHECK_LENGTH = 6
+_SHAPE = re.compile(r"csk_(?P<mode>test|live)_(?P<prefix>[0-9a-hjkmnp-tv-z]{8})[0-9a-hjkmnp-tv-z]{39}")
+
+SCOPES = {
+    "payments:read": "Read payments and refunds.",
+    "payments:write": "Create, confirm, capture, cancel and refund payments.",
+    "customers:read": "Read customers and payment methods.",
+    "customers:write": "Create and change customers and payment methods.",
+    "events:read": "Read the event feed and the live stream.",
+    "audit:read": "Read the audit trail.",
+    "psp_accounts:read": "Read PSP accounts (never their credentials).",
+    "psp_accounts:write": "Create and change PSP accounts.",
+    "api_keys:read": "Read API keys (never their secrets).",
+    "api_keys:write": "Create, rotate and revoke API keys.",
+}
+"""Every scope with what it allows."""
+
+
+class ParsedKey(msgspec.Struct, frozen=True):
+    """A well-formed key; whether it exists is the database's to say."""
+
+    text: str
+    live: bool
+    prefix: str
+
+
+def new_key(*, live: bool) -> ParsedKey:
+    """A fresh key."""
+    body = "".join(ALPHABET[byte & 31] for byte in clock.random_bytes(PREFIX_LENGTH + SECRET_LENGTH))
+    head = f"csk_{'live' if live else 'test'}_{body}"
+    return ParsedKey(text=head + _checksum(head), live=live, prefix=body[:PREFIX_LENGTH])
+
+
+def parse(text: str) -> ParsedKey | None:
+    """Read a key; ``None`` when it is malformed or mistyped, without asking the database."""
+    match = _SHAPE.fullmatch(text)
+    if match is None or not hmac.compare_digest(_checksum(text[:-CHECK_LENGTH]), text[-CHECK_LENGTH:]):
+        return None
+    return ParsedKey(text=text, live=match["mode"] == "live", prefix=match["prefix"])
+
+
+def digest(pepper: bytes, text: str) -> bytes:
+    """What is stored instead of the key. A fast hash is enough: the secret has 165 bits."""
+    return hmac.digest(pepper, text.encode(), hashlib.sha256)
+
+
+def _checksum(text: str) -> str:
+    value = zlib.crc32(text.encode())
+    return "".join(ALPHABET[(value >> shift) & 31] for shift in (27, 22, 17, 12, 7, 2))

@@ -1,0 +1,245 @@
+"""The web application's composition root: it makes every part once, wires the routes and turns refusals into answers."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated, Any
+
+import structlog
+from litestar import Litestar, Request, Response
+from litestar.datastructures import State
+from litestar.di import Provide
+from litestar.exceptions import HTTPException, ValidationException
+from litestar.params import HeaderParameter
+
+from clearspan.access.guard import Authenticator, authorize, check_scopes
+from clearspan.access.service import ApiKeys
+from clearspan.customers.service import Customers
+from clearspan.journal.feed import Feed
+from clearspan.payments.service import Payments
+from clearspan.platform.context import Caller
+from clearspan.platform.crypto import MasterKey
+from clearspan.platform.db import Database
+from clearspan.platform.gate import AsgiApp, Gate, problem_body
+from clearspan.platform.idempotency import IdempotencyKey, read_key
+from clearspan.platform.plugins import Plugins
+from clearspan.platform.problems import DomainError, InvalidRequest, NotFound
+from clearspan.platform.telemetry import Metrics
+from clearspan.psps.service import PspAccounts
+from clearspan.routes import handlers, openapi
+from clearspan.settings import Settings
+from clearspan.tenants.service import Tenants
+from clearspan.vaults.service import Vaults
+
+log = structlog.get_logger("clearspan.app")
+
+
+class Gateway:
+    """Every service of one process, made once. ``open`` connects, ``close`` waits for what is under way.
+
+    Args:
+        settings: of this installation.
+        app_url: how the application connects to PostgreSQL.
+        master: the installation's master key.
+        plugins: loaded and checked.
+    """
+
+    def __init__(self, settings: Settings, app_url: str, master: MasterKey, plugins: Plugins) -> None:
+        self.settings = settings
+        self.plugins = plugins
+        self.metrics = Metrics()
+        self.db = Database(app_url, settings.database)
+        self.tenants = Tenants(self.db, master)
+        self.authenticator = Authenticator(self.db, master.derive("api-key-pepper"), settings.access)
+        self.api_keys = ApiKeys(self.db, master.derive("api-key-pepper"), settings.access, self.authenticator)
+        self.vaults = Vaults(plugins, settings)
+        self.customers = Customers(self.db, self.tenants, self.vaults)
+        self.psps = PspAccounts(self.db, self.tenants, plugins, self.vaults, settings.payments, self.metrics)
+        self.payments = Payments(self.db, self.psps, master.installation, settings, self.metrics)
+        self.feed = Feed(self.db, settings.events, settings.server.sse_streams_max)
+        self.feed.renderers |= {
+            "payment": self.payments.render_many,
+            "refund": self.payments.render_refunds,
+            "customer": self.customers.render_many,
+            "payment_method": self.customers.render_methods,
+        }
+
+    async def open(self) -> None:
+        """Connect.
+
+        Raises:
+            DatabaseUnavailable: PostgreSQL cannot be reached.
+        """
+        await self.db.open()
+        await self.feed.start()
+
+    async def close(self) -> None:
+        """End streams, wait for calls to PSPs that are under way, give connections back."""
+        await self.feed.stop()
+        await self.payments.drain(self.settings.server.drain_timeout_s)
+        await self.psps.close()
+        await self.vaults.close()
+        await self.db.close()
+
+
+def create_app(gateway: Gateway) -> AsgiApp:
+    """The ASGI application: the gate around Litestar."""
+    settings = gateway.settings
+    inner = litestar_app(gateway)
+    return Gate(
+        inner,  # type: ignore[arg-type]  # Litestar types its ASGI scope more narrowly than ASGI does.
+        gateway.metrics,
+        body_max=settings.server.body_max_kb * 1024,
+        header_max=settings.security.max_header_kb * 1024,
+    )
+
+
+def litestar_app(gateway: Gateway) -> Litestar:
+    """Litestar itself, for its lifespan and its OpenAPI document."""
+
+    @asynccontextmanager
+    async def lifespan(_: Litestar) -> AsyncIterator[None]:
+        await gateway.open()
+        try:
+            yield
+        finally:
+            await gateway.close()
+
+    def service(name: str) -> Provide:
+        found = getattr(gateway, name)
+
+        def provide() -> Any:
+            return found
+
+        return Provide(provide, sync_to_thread=False)
+
+    app = Litestar(
+        route_handlers=[*handlers(gateway.plugins)],
+        guards=[authorize],
+        dependencies={
+            "caller": Provide(_caller, sync_to_thread=False),
+            "key": Provide(_key),
+            **{name: service(name) for name in SERVICES},
+        },
+        exception_handlers={
+            DomainError: _problem,
+            ValidationException: _invalid,
+            HTTPException: _http_error,
+            500: _bug,
+        },
+        lifespan=[lifespan],
+        state=State({"gateway": gateway, "authenticator": gateway.authenticator}),
+        openapi_config=openapi(),
+        request_max_body_size=None,  # The gate has counted.
+        type_encoders={},
+        logging_config=None,
+    )
+    check_scopes(app)
+    return app
+
+
+SERVICES = (
+    "payments",
+    "customers",
+    "tenants",
+    "api_keys",
+    "psps",
+    "vaults",
+    "feed",
+    "plugins",
+    "db",
+    "metrics",
+    "settings",
+)
+
+
+def _caller(request: Request[Any, Any, Any]) -> Caller:
+    caller: Caller = request.scope["state"]["caller"]
+    return caller
+
+
+async def _key(
+    request: Request[Any, Any, Any],
+    idempotency_key: Annotated[
+        str | None,
+        HeaderParameter(
+            name="Idempotency-Key",
+            description="A fresh random value per action, the same when you repeat it. Required where money can move.",
+        ),
+    ] = None,
+) -> IdempotencyKey | None:
+    return read_key(
+        idempotency_key,
+        route=f"{request.method} {request.scope['path_template']}",
+        path=request.scope["path"],
+        body=await request.body(),
+    )
+
+
+def _answer(request: Request[Any, Any, Any], problem: DomainError) -> Response[bytes]:
+    return Response(
+        problem_body(problem, request.scope["state"]["request_id"]),
+        status_code=problem.status,
+        media_type="application/problem+json",
+        headers=problem.headers(),
+    )
+
+
+def _problem(request: Request[Any, Any, Any], error: DomainError) -> Response[bytes]:
+    return _answer(request, error)
+
+
+def _invalid(request: Request[Any, Any, Any], error: ValidationException) -> Response[bytes]:
+    """The framework's own findings (query parameters, mostly)."""
+    found = [
+        {"path": str(item.get("key", "")), "message": str(item.get("message", ""))}
+        for item in (error.extra if isinstance(error.extra, list) else [])
+        if isinstance(item, dict)
+    ]
+    said = "; ".join(f"{item['path']}: {item['message']}" for item in found) or "The request is not valid."
+    return _answer(request, InvalidRequest(said, errors=found))
+
+
+class MethodNotAllowed(DomainError):
+    """The path exists, the method does not."""
+
+    code = "method_not_allowed"
+    status = 405
+    title = "The method is not allowed here"
+
+
+class Refused(DomainError):
+    """Whatever the framework refuses otherwise."""
+
+    code = "bad_request"
+    status = 400
+    title = "The request cannot be served"
+
+
+def _http_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
+    match error.status_code:
+        case 404:
+            return _answer(request, NotFound("There is nothing at this address; see /docs for what there is."))
+        case 405:
+            return _answer(request, MethodNotAllowed("See /docs for the methods of this address."))
+        case status if status < 500:
+            return _answer(request, Refused(str(error.detail)))
+    return _bug(request, error)
+
+
+class InternalError(DomainError):
+    """A bug of ours. Nothing about the inside is told; the request id finds it in the log."""
+
+    code = "internal_error"
+    status = 500
+    title = "Something went wrong on our side"
+    advice = (
+        "Repeat the request with the same Idempotency-Key: it continues where it stopped."
+        " If it happens again, report the request id."
+    )
+
+
+def _bug(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    log.error("unhandled", exc_info=error, route=request.scope.get("path_template"))
+    return _answer(request, InternalError())

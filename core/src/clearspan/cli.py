@@ -1,0 +1,233 @@
+"""The command line: ``clearspan <command>``.
+
+argparse, because it is there: one dependency less for a program that is started by cron, containers and people alike. Each
+command imports what it needs when it runs, and after the settings are read, so ``--help`` and a mistake in the settings are
+answered at once (the whole gateway takes about a second to import).
+
+Exit codes: 0 done, 1 a check found something, 2 something the operator can put right, told in one message on stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from clearspan.settings import Settings
+
+EXPECTED = {
+    "clearspan.settings": "SettingsError",
+    "clearspan.platform.crypto": "KeyProblem",
+    "clearspan.platform.plugins": "PluginError",
+    "clearspan.platform.problems": "DomainError",
+    "clearspan.platform.processes": "EmbeddedServerError",
+    "clearspan.platform.runtime": "OperatorError",
+    "clearspan.platform.schema": "SchemaError",
+}
+"""What a command may raise for the operator, by the module that must be loaded before it can be raised."""
+
+Command = Callable[[argparse.Namespace], int]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    options = _parser().parse_args(argv)
+    command: Command = options.command
+    try:
+        return command(options)
+    except _expected() as error:
+        print(f"clearspan: {_told(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("clearspan: interrupted", file=sys.stderr)
+        return 130
+
+
+def _expected() -> tuple[type[Exception], ...]:
+    """Evaluated only when something was raised, so that nothing is imported for it."""
+    return tuple(getattr(sys.modules[name], kind) for name, kind in EXPECTED.items() if name in sys.modules)
+
+
+def _told(error: Exception) -> str:
+    """A refusal that gives only its advice needs its title in front: what happened, then what to do."""
+    advice = getattr(error, "advice", None)
+    return f"{getattr(error, 'title', '')}. {error}" if advice and str(error) == advice else str(error)
+
+
+def settings_of(options: argparse.Namespace) -> Settings:
+    """The settings of this run: file, environment and what the command line adds.
+
+    Raises:
+        SettingsError: see ``clearspan.settings.load``.
+    """
+    import msgspec
+
+    from clearspan.settings import load
+
+    settings = load(options.config)
+    if options.safe_mode:
+        plugins = msgspec.structs.replace(settings.plugins, safe_mode=True)
+        settings = msgspec.structs.replace(settings, plugins=plugins)
+    return settings
+
+
+def _parser() -> argparse.ArgumentParser:
+    # Twice, so that the options may stand before and after the command; the second time without a default to overwrite the
+    # first one's value with.
+    parser = argparse.ArgumentParser(prog="clearspan", description="The payment gateway a merchant owns.")
+    parser.add_argument("--version", action=_Version, help="show the version and exit")
+    _add_global(parser, config=None, safe_mode=False)
+    shared = argparse.ArgumentParser(add_help=False)
+    _add_global(shared, config=argparse.SUPPRESS, safe_mode=argparse.SUPPRESS)
+    commands = parser.add_subparsers(title="commands", metavar="<command>", required=True)
+
+    def add(name: str, command: Command, text: str, within: object = None) -> argparse.ArgumentParser:
+        group = commands if within is None else within
+        added: argparse.ArgumentParser = group.add_parser(name, parents=[shared], help=text, description=text)  # type: ignore[attr-defined]
+        added.set_defaults(command=command)
+        return added
+
+    add("up", _up, "start everything on this machine: database, queue, migration, simulators, worker and web")
+    add("web", _web, "serve the API, the documentation and the pages of plugins")
+    worker = add("worker", _worker, "do the background work")
+    worker.add_argument("--check", action="store_true", help="only say whether a worker of this machine is alive")
+    add("migrate", _migrate, "bring the database to this release")
+    doctor = add("doctor", _doctor, "look for what is wrong, and say what to do about it")
+    doctor.add_argument("--production", action="store_true", help="also refuse what is fine for trying out only")
+    doctor.add_argument("--json", action="store_true", help="answer in JSON")
+
+    tenants = commands.add_parser("tenant", help="make and list tenants").add_subparsers(
+        required=True, metavar="<command>"
+    )
+    create = add("create", _tenant_create, "make a tenant, with accounts at the simulators that are enabled", tenants)
+    create.add_argument("slug", help="its short name: 3 to 40 lower-case letters, digits and '-'")
+    create.add_argument("--name", help="its name for people; default: the slug")
+    add("list", _tenant_list, "show all tenants", tenants)
+
+    keys = commands.add_parser("key", help="make API keys").add_subparsers(required=True, metavar="<command>")
+    key = add("create", _key_create, "make an API key; it is printed once and stored nowhere", keys)
+    key.add_argument("--tenant", required=True, metavar="SLUG", help="whose key")
+    key.add_argument("--live", action="store_true", help="for live mode; default: test mode")
+    key.add_argument(
+        "--scope", action="append", metavar="SCOPE", help="what it may do; repeat for more; default: everything"
+    )
+    key.add_argument("--name", default="command line", help="for people")
+    key.add_argument("--expires-days", type=int, metavar="DAYS", help="end after so many days; default: never")
+
+    demo = add(
+        "demo", _demo, "a day of a shop against a running gateway, through its API, ending with the books compared"
+    )
+    demo.add_argument(
+        "--url", help="of the gateway; default: the one 'clearspan up' runs, or one that is started for it"
+    )
+    demo.add_argument("--key", help="a test key with every scope; default: the one the first 'clearspan up' made")
+    add("settings", _settings, "show the settings in effect, secrets masked")
+    return parser
+
+
+def _add_global(parser: argparse.ArgumentParser, *, config: object, safe_mode: object) -> None:
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        default=config,
+        help="settings; default: $CLEARSPAN_CONFIG or clearspan.toml",
+    )
+    parser.add_argument("--safe-mode", action="store_true", default=safe_mode, help="start without any plugin")
+
+
+class _Version(argparse.Action):
+    """Like argparse's own, which would look the version up at every start."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None) -> None:  # noqa: A002
+        super().__init__(option_strings, dest=dest, default=argparse.SUPPRESS, nargs=0, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import version
+
+        print(f"clearspan {version('clearspan')}")
+        parser.exit()
+
+
+def _up(options: argparse.Namespace) -> int:
+    settings = settings_of(options)
+    from clearspan.commands import up
+
+    return up.run(settings, options.config)
+
+
+def _web(options: argparse.Namespace) -> int:
+    settings = settings_of(options)
+    from clearspan.commands import web
+
+    return web.run(settings)
+
+
+def _worker(options: argparse.Namespace) -> int:
+    settings = settings_of(options)
+    if options.check:
+        from clearspan.commands import heartbeat
+
+        return heartbeat.check(settings)
+    from clearspan import worker
+
+    return worker.run(settings)
+
+
+def _migrate(options: argparse.Namespace) -> int:
+    settings = settings_of(options)
+    from clearspan.commands import migrate
+
+    return migrate.run(settings)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from clearspan.commands import doctor
+
+    return doctor.run(options.config, safe_mode=options.safe_mode, production=options.production, as_json=options.json)
+
+
+def _tenant_create(options: argparse.Namespace) -> int:
+    settings = settings_of(options)
+    from clearspan.commands import tenants
+
+    return tenants.create(settings, options.slug, options.name or options.slug)
+
+
+def _tenant_list(options: argparse.Namespace) -> int:
+    settings = settings_of(options)
+    from clearspan.commands import tenants
+
+    return tenants.show(settings)
+
+
+def _key_create(options: argparse.Namespace) -> int:
+    settings = settings_of(options)
+    from clearspan.commands import keys
+
+    return keys.create(
+        settings,
+        options.tenant,
+        live=options.live,
+        scopes=options.scope,
+        name=options.name,
+        expires_days=options.expires_days,
+    )
+
+
+def _demo(options: argparse.Namespace) -> int:
+    settings = settings_of(options)
+    from clearspan.commands import demo
+
+    return demo.run(settings, options.config, url=options.url, key=options.key)
+
+
+def _settings(options: argparse.Namespace) -> int:
+    from clearspan.commands import effective
+
+    return effective.show(settings_of(options))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

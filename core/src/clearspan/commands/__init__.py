@@ -1,0 +1,1 @@
+"""What ``clearspan.cli`` runs, one module per command. Each is imported when its command is called."""

@@ -1,0 +1,165 @@
+"""``/v1/events`` and ``/v1/audit``."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import Annotated, Any, Protocol
+
+from litestar import Controller, Request, get
+from litestar.di import NamedDependency
+from litestar.params import FromPath, HeaderParameter, QueryParameter
+from litestar.response import Stream
+
+from clearspan.journal import service
+from clearspan.journal.errors import CursorUnknown, EventNotFound, StreamsClosed, TooManyStreams
+from clearspan.journal.feed import Feed
+from clearspan.journal.schemas import AuditList, EventList, EventOut
+from clearspan.journal.service import AuditQuery
+from clearspan.platform import ids
+from clearspan.platform.context import Caller
+from clearspan.platform.db import Database
+from clearspan.platform.problems import Forbidden, InvalidRequest
+from clearspan.platform.replies import problems
+
+SCOPE = "events:read"
+TYPES_MAX = 50
+_TYPE = re.compile(r"[a-z_]{1,40}\.[a-z_]{1,40}")
+
+Types = Annotated[
+    list[str] | None,
+    QueryParameter(
+        name="type", max_items=TYPES_MAX, description="Only these types; separated by commas or given several times."
+    ),
+]
+EventId = Annotated[str | None, QueryParameter(max_length=90)]
+Text = Annotated[str | None, QueryParameter(min_length=1, max_length=200)]
+
+
+class _Authenticator(Protocol):
+    """What an open stream needs of ``access``, which stands above this module."""
+
+    async def caller(self, authorization: str | None, request_id: str) -> Caller: ...
+
+
+class EventController(Controller):
+    """What happened, oldest first."""
+
+    path = "/events"
+    tags = ("Events",)
+
+    @get(summary="List events", opt={"scope": SCOPE}, responses=problems(CursorUnknown))
+    async def list(
+        self,
+        caller: NamedDependency[Caller],
+        feed: NamedDependency[Feed],
+        after: Annotated[
+            str | None,
+            QueryParameter(max_length=90, description="The last event you have; default: from the beginning."),
+        ] = None,
+        limit: Annotated[int | None, QueryParameter(ge=1, le=1000, description="Events per page; 20.")] = None,
+        types: Types = None,
+    ) -> EventList:
+        """Events after `after`, oldest first. Keep `next_cursor` and ask again: nothing is missed, nothing comes twice.
+
+        An event appears here when every transaction that began before it has ended, as a rule within milliseconds.
+        """
+        return await feed.page(caller.scope, after, limit, _types(types))
+
+    @get("/stream", summary="Stream events", opt={"scope": SCOPE}, media_type="text/event-stream",
+         responses=problems(CursorUnknown, TooManyStreams, StreamsClosed))  # fmt: skip
+    async def stream(
+        self,
+        request: Request[Any, Any, Any],
+        caller: NamedDependency[Caller],
+        feed: NamedDependency[Feed],
+        types: Types = None,
+        last_event_id: Annotated[
+            str | None, QueryParameter(max_length=90, description="As the header; the header wins.")
+        ] = None,
+        resume_after: Annotated[
+            str | None,
+            HeaderParameter(name="Last-Event-ID", max_length=90, description="The last event you have."),
+        ] = None,
+    ) -> Stream:
+        """Server-sent events as they happen; with `Last-Event-ID` first those you missed.
+
+        `id` is the event, `event` its type, `data` the event as JSON. A comment comes every 15 seconds; the stream ends with a
+        comment that says why.
+        """
+        authenticator: _Authenticator = request.app.state.authenticator
+        authorization = request.headers.get("authorization")
+
+        async def recheck() -> None:
+            if SCOPE not in (await authenticator.caller(authorization, caller.request_id)).scopes:
+                raise Forbidden
+
+        body = await feed.stream(caller, resume_after or last_event_id, _types(types), recheck)
+        return Stream(
+            body,
+            media_type="text/event-stream",
+            headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
+        )
+
+    @get("/{event_id:str}", summary="Retrieve an event", opt={"scope": SCOPE}, responses=problems(EventNotFound))
+    async def get(
+        self, event_id: FromPath[str], caller: NamedDependency[Caller], feed: NamedDependency[Feed]
+    ) -> EventOut:
+        """One event, with its subject as it is now."""
+        return await feed.get(caller.scope, ids.decode("evt", event_id))
+
+
+class AuditController(Controller):
+    """Who did what, newest first."""
+
+    path = "/audit"
+    tags = ("Events",)
+
+    @get(summary="Search the audit trail", opt={"scope": "audit:read"}, responses=problems(ids.InvalidId))
+    async def list(
+        self,
+        caller: NamedDependency[Caller],
+        db: NamedDependency[Database],
+        limit: Annotated[int, QueryParameter(ge=1, le=100, description="Rows per page.")] = 20,
+        cursor: Annotated[
+            str | None, QueryParameter(max_length=200, description="next_cursor of the page before.")
+        ] = None,
+        customer: Text = None,
+        subject: Annotated[
+            str | None,
+            QueryParameter(
+                max_length=90,
+                description="Public id of any kind; of a payment its operations and refunds are found too.",
+            ),
+        ] = None,
+        subject_type: Text = None,
+        actor: Text = None,
+        type_: Annotated[str | None, QueryParameter(name="type", max_length=90)] = None,
+        request_id: Text = None,
+        created_after: Annotated[datetime | None, QueryParameter(description="At this moment or later.")] = None,
+        created_before: Annotated[datetime | None, QueryParameter(description="Before this moment.")] = None,
+    ) -> AuditList:
+        """Everything that was done to what is yours: by whom, when, in which request. It cannot be changed, by nobody."""
+        for name, moment in (("created_after", created_after), ("created_before", created_before)):
+            if moment is not None and moment.tzinfo is None:
+                message = f"{name} needs a time zone, such as 2030-01-01T00:00:00Z."
+                raise InvalidRequest(message, errors=[{"path": name, "message": message}])
+        query = AuditQuery(
+            customer=customer,
+            subject=subject,
+            subject_type=subject_type,
+            actor=actor,
+            type=type_,
+            request_id=request_id,
+            created_after=created_after,
+            created_before=created_before,
+        )
+        return await service.search(db, caller.scope, query, limit=limit, cursor=cursor)
+
+
+def _types(given: list[str] | None) -> frozenset[str]:
+    types = frozenset(name.strip() for text in given or () for name in text.split(","))
+    if len(types) > TYPES_MAX or not all(_TYPE.fullmatch(name) for name in types):
+        message = f"type takes up to {TYPES_MAX} names such as payment.captured."
+        raise InvalidRequest(message, errors=[{"path": "type", "message": message}])
+    return types

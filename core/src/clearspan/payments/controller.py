@@ -1,0 +1,284 @@
+"""``/v1/payments`` and ``/v1/refunds``."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any
+
+from litestar import Controller, Request, Response, get, post
+from litestar.di import NamedDependency
+from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
+
+from clearspan.payments import errors
+from clearspan.payments.schemas import (
+    PaymentCancel,
+    PaymentCapture,
+    PaymentConfirm,
+    PaymentContinue,
+    PaymentCreate,
+    PaymentList,
+    PaymentOut,
+    RefundCreate,
+    RefundList,
+    RefundOut,
+)
+from clearspan.payments.service import Payments
+from clearspan.platform import ids
+from clearspan.platform.context import Caller
+from clearspan.platform.idempotency import IdempotencyKey
+from clearspan.platform.problems import InvalidRequest
+from clearspan.platform.replies import problems, reply
+from clearspan.routing.service import NoRoute
+
+Limit = Annotated[int, QueryParameter(ge=1, le=100, description="Rows per page.")]
+Cursor = Annotated[str | None, QueryParameter(max_length=200, description="next_cursor of the page before.")]
+_STATUSES = (
+    "requires_payment_method, requires_confirmation, requires_action, processing, requires_capture, succeeded,"
+    " partially_captured, canceled, expired"
+)
+Status = Annotated[
+    str | None,
+    QueryParameter(
+        pattern="^[a-z_]{1,40}$",
+        description=f"One of {_STATUSES}; or what people search by: failed, authorized, captured, refunded, disputed, unknown.",
+    ),
+]
+STATUS_WORDS = frozenset(
+    [*_STATUSES.split(", "), "failed", "authorized", "captured", "refunded", "disputed", "unknown"]
+)
+MINOR = QueryParameter(ge=1, le=10**12)
+
+
+class PaymentController(Controller):
+    """Payment intents."""
+
+    path = "/payments"
+    tags = ["Payments"]
+
+    @post(
+        opt={"scope": "payments:write"},
+        responses=problems(
+            errors.CustomerMissing, errors.MethodMissing, errors.MethodOfAnother, errors.MethodDetached, errors.MethodRequired,
+            errors.AccountUnavailable, errors.UnsupportedCurrency, NoRoute, money=True,
+        ),
+    )  # fmt: skip
+    async def create(
+        self,
+        data: JSONBody[PaymentCreate],
+        caller: NamedDependency[Caller],
+        key: NamedDependency[IdempotencyKey | None],
+        payments: NamedDependency[Payments],
+    ) -> Response[PaymentOut]:
+        """Create a payment; with `confirm: true` charge it in the same call.
+
+        A decline is an answer, not an error: the payment shows `requires_payment_method` and `last_error`. 202 means that the
+        outcome is not known yet; follow the events.
+        """
+        return reply(await payments.create(caller, key, data))
+
+    @get(opt={"scope": "payments:read"}, responses=problems(errors.TenantNotFound))
+    async def list(
+        self,
+        request: Request[Any, Any, Any],
+        caller: NamedDependency[Caller],
+        payments: NamedDependency[Payments],
+        limit: Limit = 20,
+        cursor: Cursor = None,
+        tenant: Annotated[str | None, QueryParameter(max_length=90, description="Your own slug or id.")] = None,
+        status: Status = None,
+        psp: Annotated[str | None, QueryParameter(max_length=80, description="PSP or account name.")] = None,
+        customer: Annotated[str | None, QueryParameter(max_length=90)] = None,
+        currency: Annotated[str | None, QueryParameter(pattern="^[A-Z]{3}$")] = None,
+        reference: Annotated[str | None, QueryParameter(max_length=200)] = None,
+        amount_min: Annotated[int | None, MINOR] = None,
+        amount_max: Annotated[int | None, MINOR] = None,
+        created_after: FromQuery[datetime | None] = None,
+        created_before: FromQuery[datetime | None] = None,
+    ) -> PaymentList:
+        """Payments, newest first, each with its operations at the PSPs and its audit entries.
+
+        Metadata is searched with `metadata[key]=value`.
+        """
+        if status is not None and status not in STATUS_WORDS:
+            raise InvalidRequest(
+                f"status is one of {', '.join(sorted(STATUS_WORDS))}.",
+                errors=[{"path": "status", "message": "unknown"}],
+            )
+        metadata = {
+            name[9:-1]: value
+            for name, value in request.query_params.multi_items()
+            if name.startswith("metadata[") and name.endswith("]")
+        }
+        for name in request.query_params:
+            if name not in _FILTERS and not (name.startswith("metadata[") and name.endswith("]")):
+                raise InvalidRequest(
+                    f"There is no filter {name[:40]!r}; there are {', '.join(sorted(_FILTERS))} and metadata[key].",
+                    errors=[{"path": name[:40], "message": "unknown query parameter"}],
+                )
+        for name, moment in (("created_after", created_after), ("created_before", created_before)):
+            if moment is not None and moment.tzinfo is None:
+                raise InvalidRequest(
+                    f"{name} needs a time zone, such as 2026-11-22T00:00:00Z.",
+                    errors=[{"path": name, "message": "no time zone"}],
+                )
+        filters = {
+            "tenant": tenant,
+            "status": status,
+            "psp": psp,
+            "customer_id": ids.decode("cus", customer) if customer is not None else None,
+            "currency": currency,
+            "reference": reference,
+            "amount_min": amount_min,
+            "amount_max": amount_max,
+            "created_after": created_after,
+            "created_before": created_before,
+            "metadata": metadata or None,
+        }
+        return await payments.page(caller, filters, limit, cursor)
+
+    @get("/{payment_id:str}", opt={"scope": "payments:read"}, responses=problems(errors.PaymentNotFound))
+    async def get(
+        self, payment_id: FromPath[str], caller: NamedDependency[Caller], payments: NamedDependency[Payments]
+    ) -> PaymentOut:
+        """One payment with its operations at the PSPs and its audit entries."""
+        return await payments.get(caller, payment_id)
+
+    @post(
+        "/{payment_id:str}/confirm",
+        status_code=200,
+        opt={"scope": "payments:write"},
+        responses=problems(
+            errors.PaymentNotFound, errors.NotConfirmable, errors.InProgress, errors.UnknownOutcome, errors.MethodMissing,
+            errors.MethodRequired, NoRoute, money=True,
+        ),
+    )  # fmt: skip
+    async def confirm(
+        self,
+        payment_id: FromPath[str],
+        data: JSONBody[PaymentConfirm],
+        caller: NamedDependency[Caller],
+        key: NamedDependency[IdempotencyKey | None],
+        payments: NamedDependency[Payments],
+    ) -> Response[PaymentOut]:
+        """Charge a payment, at most once however often you ask."""
+        return reply(await payments.confirm(caller, key, payment_id, data))
+
+    @post(
+        "/{payment_id:str}/continue",
+        status_code=200,
+        opt={"scope": "payments:write"},
+        responses=problems(errors.PaymentNotFound, errors.NotContinuable, errors.InProgress, money=True),
+    )
+    async def continue_(
+        self,
+        payment_id: FromPath[str],
+        data: JSONBody[PaymentContinue],
+        caller: NamedDependency[Caller],
+        key: NamedDependency[IdempotencyKey | None],
+        payments: NamedDependency[Payments],
+    ) -> Response[PaymentOut]:
+        """Go on after the payer came back from `next_action`."""
+        return reply(await payments.continue_(caller, key, payment_id, data))
+
+    @post(
+        "/{payment_id:str}/capture",
+        status_code=200,
+        opt={"scope": "payments:write"},
+        responses=problems(
+            errors.PaymentNotFound, errors.NotCapturable, errors.AboveCapturable, errors.InProgress, errors.UnknownOutcome,
+            money=True,
+        ),
+    )  # fmt: skip
+    async def capture(
+        self,
+        payment_id: FromPath[str],
+        data: JSONBody[PaymentCapture],
+        caller: NamedDependency[Caller],
+        key: NamedDependency[IdempotencyKey | None],
+        payments: NamedDependency[Payments],
+    ) -> Response[PaymentOut]:
+        """Capture an authorised amount: all, a part, or several parts one after the other."""
+        return reply(await payments.capture(caller, key, payment_id, data))
+
+    @post(
+        "/{payment_id:str}/cancel",
+        status_code=200,
+        opt={"scope": "payments:write"},
+        responses=problems(
+            errors.PaymentNotFound, errors.NotCancelable, errors.InProgress, errors.UnknownOutcome, money=True
+        ),
+    )
+    async def cancel(
+        self,
+        payment_id: FromPath[str],
+        data: JSONBody[PaymentCancel],
+        caller: NamedDependency[Caller],
+        key: NamedDependency[IdempotencyKey | None],
+        payments: NamedDependency[Payments],
+    ) -> Response[PaymentOut]:
+        """Close a payment, or release what is authorised and not captured."""
+        return reply(await payments.cancel(caller, key, payment_id, data))
+
+    @post(
+        "/{payment_id:str}/refunds",
+        status_code=201,
+        opt={"scope": "payments:write"},
+        responses=problems(
+            errors.PaymentNotFound, errors.NotRefundable, errors.AboveRefundable, errors.InProgress, errors.UnknownOutcome,
+            money=True,
+        ),
+    )  # fmt: skip
+    async def refund(
+        self,
+        payment_id: FromPath[str],
+        data: JSONBody[RefundCreate],
+        caller: NamedDependency[Caller],
+        key: NamedDependency[IdempotencyKey | None],
+        payments: NamedDependency[Payments],
+    ) -> Response[RefundOut]:
+        """Give back a captured amount: all, a part, or several parts; never more than was captured."""
+        return reply(await payments.refund(caller, key, payment_id, data))
+
+
+_FILTERS = frozenset(
+    {
+        "limit",
+        "cursor",
+        "tenant",
+        "status",
+        "psp",
+        "customer",
+        "currency",
+        "reference",
+        "amount_min",
+        "amount_max",
+        "created_after",
+        "created_before",
+    }
+)
+
+
+class RefundController(Controller):
+    """Refunds."""
+
+    path = "/refunds"
+    tags = ["Payments"]
+
+    @get(opt={"scope": "payments:read"}, responses=problems(errors.PaymentNotFound))
+    async def list(
+        self,
+        caller: NamedDependency[Caller],
+        payments: NamedDependency[Payments],
+        payment: Annotated[str | None, QueryParameter(max_length=90, description="Of one payment.")] = None,
+        limit: Limit = 20,
+        cursor: Cursor = None,
+    ) -> RefundList:
+        """Refunds, newest first."""
+        return await payments.list_refunds(caller, payment, limit, cursor)
+
+    @get("/{refund_id:str}", opt={"scope": "payments:read"}, responses=problems(errors.RefundNotFound))
+    async def get(
+        self, refund_id: FromPath[str], caller: NamedDependency[Caller], payments: NamedDependency[Payments]
+    ) -> RefundOut:
+        """One refund."""
+        return await payments.get_refund(caller, refund_id)

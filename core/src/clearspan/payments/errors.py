@@ -1,0 +1,215 @@
+"""What can be refused about a payment. Each is raised in SQL under the intent's lock, or here before anything is sent."""
+
+from __future__ import annotations
+
+from clearspan.platform.problems import DomainError
+
+
+class PaymentNotFound(DomainError):
+    """No such payment of this tenant in this mode."""
+
+    code = "payment_not_found"
+    status = 404
+    title = "No such payment"
+    advice = "Check the id, and that the key is of the same tenant and mode (test or live) as the payment."
+
+
+class RefundNotFound(DomainError):
+    """No such refund of this tenant in this mode."""
+
+    code = "refund_not_found"
+    status = 404
+    title = "No such refund"
+    advice = "Check the id, and that the key is of the same tenant and mode (test or live) as the refund."
+
+
+class OperationNotFound(DomainError):
+    """No such operation."""
+
+    code = "operation_not_found"
+    status = 404
+    title = "No such operation"
+
+
+class TenantNotFound(DomainError):
+    """The ``tenant`` filter names another tenant than the key's."""
+
+    code = "tenant_not_found"
+    status = 404
+    title = "No such tenant"
+    advice = "A key sees its own tenant only: leave the filter out, or name that tenant's slug or id."
+
+
+class CustomerMissing(DomainError):
+    """The payment names a customer that does not exist."""
+
+    code = "customer_not_found"
+    status = 404
+    title = "No such customer"
+    advice = "Create the customer first, with a key of the same tenant and mode."
+
+
+class MethodMissing(DomainError):
+    """The payment names a payment method that does not exist."""
+
+    code = "payment_method_not_found"
+    status = 404
+    title = "No such payment method"
+    advice = "Create the payment method first (POST /v1/payment-methods), with a key of the same tenant and mode."
+
+
+class MethodDetached(DomainError):
+    """The payment method was detached."""
+
+    code = "payment_method_detached"
+    status = 409
+    title = "The payment method was detached"
+    advice = "Use another payment method."
+
+
+class MethodOfAnother(DomainError):
+    """The payment method belongs to another customer."""
+
+    code = "payment_method_of_another_customer"
+    status = 409
+    title = "The payment method belongs to another customer"
+    advice = "Use a payment method of the payment's customer, or one without a customer. Nothing was charged."
+
+
+class MethodRequired(DomainError):
+    """Confirming needs a payment method."""
+
+    code = "payment_method_missing"
+    status = 422
+    title = "The payment has no payment method"
+    advice = "Send payment_method with the confirmation."
+
+
+class AccountUnavailable(DomainError):
+    """The PSP account was disabled in this moment."""
+
+    code = "psp_account_unavailable"
+    status = 409
+    title = "The PSP account is disabled"
+    advice = "Enable it, or choose another with psp_account. Nothing was charged."
+
+
+class NotConfirmable(DomainError):
+    """The payment's status does not allow a confirmation."""
+
+    code = "payment_not_confirmable"
+    status = 409
+    title = "The payment cannot be confirmed in this status"
+    advice = "Retrieve it: it is already charged, closed, or waits for the payer. Nothing was charged by this request."
+
+
+class NotContinuable(DomainError):
+    """There is no payer's action to continue from."""
+
+    code = "payment_not_continuable"
+    status = 409
+    title = "The payment does not wait for an action of the payer"
+    advice = "Retrieve it to see its status."
+
+
+class NotCapturable(DomainError):
+    """There is nothing to capture."""
+
+    code = "payment_not_capturable"
+    status = 409
+    title = "The payment has nothing to capture"
+    advice = "Only an authorised payment with an amount left can be captured. Nothing was captured."
+
+
+class NotCancelable(DomainError):
+    """There is nothing to cancel."""
+
+    code = "payment_not_cancelable"
+    status = 409
+    title = "The payment cannot be canceled"
+    advice = "What is captured can be refunded; what is canceled or expired stays so. Nothing was changed."
+
+
+class NotRefundable(DomainError):
+    """There is nothing to refund."""
+
+    code = "payment_not_refundable"
+    status = 409
+    title = "The payment has nothing to refund"
+    advice = "Only captured amounts can be refunded; an authorisation is canceled instead. Nothing was refunded."
+
+
+class AboveCapturable(DomainError):
+    """The amount is more than what is left to capture."""
+
+    code = "amount_above_capturable"
+    status = 422
+    title = "The amount is more than what can be captured"
+    advice = "Capture at most available_minor. Nothing was captured."
+
+
+class AboveRefundable(DomainError):
+    """The amount is more than what is left to refund."""
+
+    code = "amount_above_refundable"
+    status = 422
+    title = "The amount is more than what can be refunded"
+    advice = "Refund at most available_minor; refunds under way are counted. Nothing was refunded."
+
+
+class InProgress(DomainError):
+    """Another operation on this payment is under way."""
+
+    code = "payment_in_progress"
+    status = 409
+    title = "Another operation on this payment is under way"
+    advice = "Retrieve the payment, or repeat this request after Retry-After seconds. Nothing was sent by this request."
+
+    def headers(self) -> dict[str, str]:
+        """When to try again."""
+        return {"Retry-After": "2"}
+
+
+class UnknownOutcome(DomainError):
+    """It is not known yet whether the last operation took effect."""
+
+    code = "operation_outcome_unknown"
+    status = 409
+    title = "The outcome of the last operation is not known yet"
+    advice = (
+        "The PSP gave no clear answer, so nothing more is sent for this payment until it is found out."
+        " Follow the payment's events; do not charge again elsewhere."
+    )
+
+
+class OutcomeNotStored(DomainError):
+    """The database went away after the PSP may have been asked."""
+
+    code = "outcome_not_stored"
+    status = 503
+    title = "The outcome could not be stored yet"
+    advice = (
+        "The payment provider may have been asked before the database went away. Repeat this request with the same"
+        " Idempotency-Key to learn the outcome; do not charge elsewhere."
+    )
+
+    def headers(self) -> dict[str, str]:
+        """When to try again."""
+        return {"Retry-After": "1"}
+
+
+class HasCharge(DomainError):
+    """A charge is live; the caller voids instead. Never leaves the service."""
+
+    code = "payment_has_charge"
+    status = 409
+    title = "The payment has a charge at a PSP"
+
+
+class UnsupportedCurrency(DomainError):
+    """Not an ISO 4217 currency."""
+
+    code = "unknown_currency"
+    status = 422
+    title = "The currency is not known"
+    advice = "Use a three-letter ISO 4217 code in capitals, such as EUR, USD or JPY."

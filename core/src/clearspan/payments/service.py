@@ -1,0 +1,859 @@
+"""What a user can do with a payment.
+
+Each money-moving call is: reserve (one database call, committed) -> call the PSP (no transaction open) -> settle (one
+database call, committed). The call to the PSP runs in its own task, shielded from a client that hangs up; whoever
+asked waits for it up to ``payments.wait_budget_s`` and then gets 202 with the payment as it stands.
+
+The answer is rendered *before* settling, from what the pure model predicts, and kept under the client's key in the
+same transaction. If something else changed the payment meanwhile (a webhook), the prediction fails, nothing is kept
+there, and the answer is rendered from the real row and kept by a second call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid5
+
+import asyncpg
+import msgspec
+import structlog
+
+from clearspan.payments import errors
+from clearspan.payments.models import (
+    FINAL,
+    Operation,
+    OperationState,
+    Payment,
+    PaymentStatus,
+    derive,
+    next_state,
+)
+from clearspan.payments.schemas import (
+    AuditOut,
+    PaymentCancel,
+    PaymentCapture,
+    PaymentConfirm,
+    PaymentContinue,
+    PaymentCreate,
+    PaymentList,
+    PaymentOut,
+    RefundCreate,
+    RefundList,
+    RefundOut,
+    operation_out,
+    payment_out,
+    refund_out,
+)
+from clearspan.platform import clock, ids
+from clearspan.platform.context import Caller, Scope, system
+from clearspan.platform.db import Database
+from clearspan.platform.idempotency import Answer, IdempotencyKey, KeyMissing
+from clearspan.platform.problems import DatabaseUnavailable, DomainError, InvalidRequest
+from clearspan.platform.telemetry import Metrics
+from clearspan.psps.calls import Observation
+from clearspan.psps.service import PspAccounts, Sending
+from clearspan.routing.service import NoRoute, choose
+from clearspan.sdk import (
+    CURRENCIES,
+    CancelRequest,
+    CaptureRequest,
+    ChargeRequest,
+    ContinueRequest,
+    Money,
+    RefundRequest,
+    RetrieveRequest,
+)
+from clearspan.settings import Settings
+
+log = structlog.get_logger("clearspan.payments")
+KEY_LENGTH = 32
+SETTLE_TRIES = 8
+RESEND_SHARE = 0.8
+"""A key is sent again only within this share of the PSP's window (payments age, clocks differ)."""
+RECOVERY_AFTER_S = 2
+
+
+class Opened(msgspec.Struct, frozen=True, kw_only=True):
+    """What a reserving SQL function answers; exactly one of ``payment``, ``replay`` and ``resume``."""
+
+    payment: Payment | None = None
+    operation: Operation | None = None
+    sending: Sending | None = None
+    operations: list[Operation] = []
+    replay: _Kept | None = None
+    resume: _Resume | None = None
+
+
+class _Kept(msgspec.Struct, frozen=True):
+    status: int
+    body: str
+
+    def answer(self) -> Answer:
+        return Answer(self.status, self.body.encode())
+
+
+class _Resume(msgspec.Struct, frozen=True):
+    payment_id: UUID
+    operation_id: UUID | None = None
+
+
+class Settled(msgspec.Struct, frozen=True):
+    """What ``operation_settle`` answers."""
+
+    payment: Payment
+    operation: Operation
+    kept: bool
+
+
+class Details(msgspec.Struct, frozen=True, kw_only=True):
+    """A payment with everything about it."""
+
+    payment: Payment
+    operations: list[Operation]
+    facts: list[dict[str, Any]] = []
+    audit: list[dict[str, Any]] = []
+
+
+class _Stale(msgspec.Struct, frozen=True):
+    payment_id: UUID
+    status: str
+    operation_id: UUID | None = None
+
+
+_OPENED = msgspec.json.Decoder(Opened)
+_SETTLED = msgspec.json.Decoder(Settled)
+_DETAILS = msgspec.json.Decoder(Details)
+_DETAILS_LIST = msgspec.json.Decoder(list[Details])
+_REFUNDS = msgspec.json.Decoder(list[Operation])
+_STALE = msgspec.json.Decoder(list[_Stale])
+_ENCODER = msgspec.json.Encoder()
+
+Render = Callable[[Payment, list[Operation], Operation | None], Awaitable[Answer]]
+
+
+class Payments:
+    """Payment intents and refunds."""
+
+    def __init__(
+        self, db: Database, psps: PspAccounts, installation: UUID, settings: Settings, metrics: Metrics
+    ) -> None:
+        self._db = db
+        self._psps = psps
+        self._installation = installation
+        self._settings = settings
+        self._metrics = metrics
+        self._under_way: set[asyncio.Task[Answer]] = set()
+
+    # -- what a merchant's developer calls ------------------------------------------------------------------------
+
+    async def create(self, caller: Caller, key: IdempotencyKey | None, body: PaymentCreate) -> Answer:
+        """Create an intent; with ``confirm`` also charge it, in the same two database calls.
+
+        Raises:
+            KeyMissing, and the refusals of ``errors``.
+        """
+        key = _required(key)
+        try:
+            return await self._create(caller, key, body)
+        except DomainError:
+            # What would be refused today may have been done when the key was new; then that answer is given.
+            kept = await self._kept(caller.scope, key)
+            if kept is not None:
+                return kept
+            raise
+
+    async def _create(self, caller: Caller, key: IdempotencyKey, body: PaymentCreate) -> Answer:
+        if body.currency not in CURRENCIES:
+            raise errors.UnsupportedCurrency
+        if body.amount_minor > self._settings.payments.amount_max_minor:
+            raise InvalidRequest(
+                f"amount_minor may be at most {self._settings.payments.amount_max_minor} in this installation.",
+                errors=[{"path": "$.amount_minor", "message": "over payments.amount_max_minor"}],
+            )
+        if body.confirm and body.payment_method is None:
+            raise errors.MethodRequired
+        now = clock.now()
+        payment_id = clock.new_uuid()
+        given = {
+            "payment_id": payment_id,
+            "amount_minor": body.amount_minor,
+            "currency": body.currency,
+            "capture_method": body.capture_method,
+            "customer_present": body.customer_present,
+            "customer_id": _reference("cus", body.customer, errors.CustomerMissing),
+            "payment_method_id": _reference("pm", body.payment_method, errors.MethodMissing),
+            "reference": body.reference,
+            "description": body.description,
+            "return_url": body.return_url,
+            "metadata": body.metadata,
+            "expires_at": now + timedelta(hours=self._settings.payments.intent_ttl_h),
+        }
+        document = self._document(caller, key, now) | {"payment": given}
+        if body.confirm:
+            document["operation"] = await self._charge(
+                caller, key, now, body.currency, body.capture_method, body.psp_account
+            )
+        else:
+            document["answer"] = await self._created_answer(caller, given, now)
+        opened = _OPENED.decode(await self._db.call("payment_open", document))
+        if opened.payment is not None and opened.operation is None:
+            return Answer(document["answer"]["status"], document["answer"]["body"].encode())
+        return await self._run(caller, key, opened, self._render_payment(caller.scope, 201), self._send)
+
+    async def confirm(
+        self, caller: Caller, key: IdempotencyKey | None, payment_id: str, body: PaymentConfirm
+    ) -> Answer:
+        """Charge an intent that waits for it."""
+        key = _required(key)
+        payment_uuid = _payment_id(payment_id)
+        known = await self._find(caller.scope, payment_uuid)
+        now = clock.now()
+        try:
+            operation = await self._charge(
+                caller, key, now, known.payment.currency, known.payment.capture_method, body.psp_account
+            )
+        except NoRoute:
+            kept = await self._kept(caller.scope, key)
+            if kept is not None:
+                return kept
+            raise
+        operation |= {
+            "payment_method_id": _reference("pm", body.payment_method, errors.MethodMissing),
+            "return_url": body.return_url,
+        }
+        return await self._operate(caller, key, now, payment_uuid, operation, self._render_payment(caller.scope, 200))
+
+    async def capture(
+        self, caller: Caller, key: IdempotencyKey | None, payment_id: str, body: PaymentCapture
+    ) -> Answer:
+        """Capture everything that is left, or a part."""
+        key = _required(key)
+        now = clock.now()
+        operation = self._operation(caller, key, now, "capture") | {
+            "amount_minor": body.amount_minor,
+            "final": body.final,
+            "reference": body.reference,
+        }
+        return await self._operate(
+            caller, key, now, _payment_id(payment_id), operation, self._render_payment(caller.scope, 200)
+        )
+
+    async def cancel(self, caller: Caller, key: IdempotencyKey | None, payment_id: str, body: PaymentCancel) -> Answer:
+        """Close an intent without a charge, or release at the PSP what is authorised and not captured."""
+        key = _required(key)
+        now = clock.now()
+        payment_uuid = _payment_id(payment_id)
+        render = self._render_payment(caller.scope, 200)
+        try:
+            opened = _OPENED.decode(
+                await self._db.call(
+                    "payment_close",
+                    self._document(caller, key, now)
+                    | {"payment_id": payment_uuid, "want": "cancel", "reason": body.reason},
+                )
+            )
+        except errors.HasCharge:
+            operation = self._operation(caller, key, now, "void") | {"reason": body.reason}
+            return await self._operate(caller, key, now, payment_uuid, operation, render)
+        if opened.replay is not None:
+            return opened.replay.answer()
+        assert opened.payment is not None
+        return await self._keep(caller, key, await render(opened.payment, opened.operations, None))
+
+    async def refund(self, caller: Caller, key: IdempotencyKey | None, payment_id: str, body: RefundCreate) -> Answer:
+        """Give back everything that is left, or a part."""
+        key = _required(key)
+        now = clock.now()
+        operation = self._operation(caller, key, now, "refund") | {
+            "amount_minor": body.amount_minor,
+            "reason": body.reason,
+            "reference": body.reference,
+            "metadata": body.metadata,
+        }
+        return await self._operate(caller, key, now, _payment_id(payment_id), operation, self._render_refund(201))
+
+    async def continue_(
+        self, caller: Caller, key: IdempotencyKey | None, payment_id: str, body: PaymentContinue
+    ) -> Answer:
+        """Ask the PSP how the payer's action went."""
+        key = _required(key)
+        now = clock.now()
+        opened = await self._lease(caller, now, _payment_id(payment_id), None, "continue", key)
+
+        async def send(caller: Caller, opened: Opened) -> Observation:
+            operation, sending = opened.operation, opened.sending
+            assert operation is not None
+            assert sending is not None
+            if operation.state is not OperationState.REQUIRES_ACTION:
+                return await self._look_up_or_repeat(caller, opened)
+            psp = await self._psps.open(caller.scope, sending)
+            request = ContinueRequest(
+                operation_id=ids.encode("op", operation.operation_id),
+                key=psp.key(operation.psp_key),
+                amount=Money(operation.amount_minor, operation.currency),
+                capture=operation.kind == "purchase",
+                psp_ref=operation.psp_ref or "",
+                params=body.params,
+            )
+            return await psp.observe(psp.adapter.continue_intent(request), request.amount, "continue_intent")
+
+        return await self._run(caller, key, opened, self._render_payment(caller.scope, 200), send)
+
+    async def get(self, caller: Caller, payment_id: str) -> PaymentOut:
+        """One payment with its operations and audit entries."""
+        return await self._detailed(caller.scope, await self._find(caller.scope, _payment_id(payment_id)))
+
+    async def page(self, caller: Caller, filters: Mapping[str, Any], limit: int, cursor: str | None) -> PaymentList:
+        """A page, newest first, each payment with its operations and audit entries.
+
+        Args:
+            filters: names as ``payment_list`` in SQL; absent or ``None`` means any. ``psp`` and ``tenant`` are words.
+        """
+        wanted = {name: value for name, value in filters.items() if value is not None}
+        tenant = wanted.pop("tenant", None)
+        if tenant is not None and tenant not in (caller.tenant, ids.encode("ten", caller.scope.tenant_id)):
+            raise errors.TenantNotFound
+        psp = wanted.pop("psp", None)
+        if psp is not None:
+            names = await self._psps.names(caller.scope, fresh=True)
+            wanted["account_ids"] = [account for account, words in names.items() if psp in words]
+        page = _DETAILS_LIST.decode(
+            await self._db.call(
+                "payment_list", _place(caller.scope) | wanted | {"limit": limit + 1} | _after("pay", cursor)
+            )
+        )
+        rows = [await self._detailed(caller.scope, details) for details in page[:limit]]
+        more = len(page) > limit
+        last = page[limit - 1].payment if more else None
+        return PaymentList(
+            object="list",
+            data=rows,
+            has_more=more,
+            next_cursor=_cursor(last.created_at, last.payment_id) if last else None,
+        )
+
+    async def get_refund(self, caller: Caller, refund_id: str) -> RefundOut:
+        """One refund."""
+        found = _REFUNDS.decode(
+            await self._db.call("refund_list", _place(caller.scope) | {"ids": [_refund_id(refund_id)], "limit": 1})
+        )
+        if not found:
+            raise errors.RefundNotFound
+        return refund_out(found[0], live=caller.scope.live)
+
+    async def list_refunds(self, caller: Caller, payment: str | None, limit: int, cursor: str | None) -> RefundList:
+        """A page, newest first."""
+        document: dict[str, Any] = _place(caller.scope) | {"limit": limit + 1} | _after("re", cursor)
+        if payment is not None:
+            document["payment_id"] = (await self._find(caller.scope, _payment_id(payment))).payment.payment_id
+        page = _REFUNDS.decode(await self._db.call("refund_list", document))
+        more = len(page) > limit
+        last = page[limit - 1] if more else None
+        return RefundList(
+            object="list",
+            data=[refund_out(row, live=caller.scope.live) for row in page[:limit]],
+            has_more=more,
+            next_cursor=_cursor(last.created_at, last.operation_id) if last else None,
+        )
+
+    # -- what the rest of the gateway calls -----------------------------------------------------------------------
+
+    async def render_many(self, scope: Scope, wanted: Sequence[UUID]) -> dict[UUID, dict[str, Any]]:
+        """The current state of payments, for events."""
+        names = await self._psps.names(scope)
+        found = _DETAILS_LIST.decode(await self._db.call("payments_by_id", _place(scope) | {"ids": list(wanted)}))
+        return {
+            one.payment.payment_id: msgspec.to_builtins(payment_out(one.payment, one.operations, names), str_keys=True)
+            for one in found
+        }
+
+    async def render_refunds(self, scope: Scope, wanted: Sequence[UUID]) -> dict[UUID, dict[str, Any]]:
+        """The current state of refunds, for events."""
+        document = _place(scope) | {"ids": list(wanted), "limit": len(wanted)}
+        found = _REFUNDS.decode(await self._db.call("refund_list", document))
+        return {one.operation_id: msgspec.to_builtins(refund_out(one, live=scope.live)) for one in found}
+
+    async def expire_stale(self, scope: Scope, request_id: str, most: int) -> int:
+        """Close intents whose time is over; one that waits for the payer is looked up and given up at the PSP first.
+
+        Returns:
+            how many were closed.
+        """
+        caller = system(scope, "expiry", request_id)
+        now = clock.now()
+        document = self._document(caller, None, now)
+        closed = 0
+        for stale in _STALE.decode(await self._db.call("stale_payments", document | {"most": most})):
+            try:
+                if stale.status == PaymentStatus.REQUIRES_ACTION:
+                    await self._give_up_action(caller, stale)
+                await self._db.call(
+                    "payment_close",
+                    self._document(caller, None, now) | {"payment_id": stale.payment_id, "want": "expire"},
+                )
+            except (errors.HasCharge, errors.InProgress, errors.UnknownOutcome):
+                continue  # It moved on meanwhile, or the PSP gave no clear answer: the next sweep looks again.
+            closed += 1
+        return closed
+
+    async def drain(self, seconds: float) -> None:
+        """Wait for calls to PSPs that are under way. What is left stays ``submitted``; its lease runs out and recovery asks."""
+        if self._under_way:
+            log.info("waiting for calls to PSPs", count=len(self._under_way))
+            await asyncio.wait(self._under_way, timeout=seconds)
+        for task in self._under_way:
+            task.cancel()
+        await asyncio.gather(*self._under_way, return_exceptions=True)
+
+    # -- the three steps ------------------------------------------------------------------------------------------
+
+    async def _operate(
+        self,
+        caller: Caller,
+        key: IdempotencyKey,
+        now: datetime,
+        payment_id: UUID,
+        operation: dict[str, Any],
+        render: Render,
+    ) -> Answer:
+        document = self._document(caller, key, now) | {"payment_id": payment_id, "operation": operation}
+        try:
+            opened = _OPENED.decode(await self._db.call("operation_open", document))
+        except asyncpg.UniqueViolationError as error:
+            # one_charge_per_payment and one_void_per_payment stand behind the lock; whoever meets them came second.
+            if error.constraint_name in ("one_charge_per_payment", "one_void_per_payment"):
+                raise errors.InProgress from error
+            raise
+        return await self._run(caller, key, opened, render, self._send)
+
+    async def _run(
+        self,
+        caller: Caller,
+        key: IdempotencyKey,
+        opened: Opened,
+        render: Render,
+        send: Callable[[Caller, Opened], Awaitable[Observation]],
+    ) -> Answer:
+        """Call the PSP for what was reserved and answer, or repeat, or go on where a crash left off."""
+        if opened.replay is not None:
+            return opened.replay.answer()
+        if opened.resume is not None:
+            now = clock.now()
+            opened = await self._lease(
+                caller, now, opened.resume.payment_id, opened.resume.operation_id, "resume", None
+            )
+            send = self._look_up_or_repeat
+        assert opened.payment is not None
+        if opened.sending is None:
+            details = await self._find(caller.scope, opened.payment.payment_id)
+            return await self._keep(caller, key, await render(details.payment, details.operations, opened.operation))
+        task = asyncio.create_task(self._send_and_settle(caller, key, opened, render, send))
+        self._under_way.add(task)
+        task.add_done_callback(self._finished)
+        done, _ = await asyncio.wait({task}, timeout=self._settings.payments.wait_budget_s)
+        try:
+            if done:
+                return task.result()
+            answer = await render(opened.payment, opened.operations, opened.operation)
+            return await self._keep(caller, key, Answer(202, answer.body))
+        except DatabaseUnavailable as error:
+            # Its own words say that nothing was sent; from here on that would be a lie.
+            raise errors.OutcomeNotStored from error
+
+    def _finished(self, task: asyncio.Task[Answer]) -> None:
+        self._under_way.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("settling failed; recovery will find the operation", exc_info=task.exception())
+
+    async def _send_and_settle(
+        self,
+        caller: Caller,
+        key: IdempotencyKey | None,
+        opened: Opened,
+        render: Render,
+        send: Callable[[Caller, Opened], Awaitable[Observation]],
+    ) -> Answer:
+        observation = await send(caller, opened)
+        settled, answer = await self._settle(caller, key, opened, observation, render)
+        if answer is not None and settled.kept:
+            return answer
+        details = await self._find(caller.scope, settled.payment.payment_id)
+        answer = await render(details.payment, details.operations, settled.operation)
+        return answer if key is None else await self._keep(caller, key, answer)
+
+    async def _send(self, caller: Caller, opened: Opened) -> Observation:
+        """The one place where a reserved operation goes out."""
+        payment, operation, sending = opened.payment, opened.operation, opened.sending
+        assert payment is not None
+        assert operation is not None
+        assert sending is not None
+        psp = await self._psps.open(caller.scope, sending)
+        amount = Money(operation.amount_minor, operation.currency)
+        reference = ids.encode("op", operation.operation_id)
+        psp_key = psp.key(operation.psp_key)
+        charge_ref = sending.charge_ref or ""
+        match operation.kind:
+            case "authorize" | "purchase":
+                charge = ChargeRequest(
+                    operation_id=reference,
+                    key=psp_key,
+                    amount=amount,
+                    capture=operation.kind == "purchase",
+                    source=psp.source(),
+                    customer_present=payment.customer_present,
+                    return_url=payment.return_url,
+                    description=payment.description,
+                )
+                return await psp.observe(psp.adapter.create_intent(charge), amount, "create_intent")
+            case "capture":
+                capture = CaptureRequest(
+                    operation_id=reference, key=psp_key, amount=amount, charge_ref=charge_ref, final=operation.final
+                )
+                return await psp.observe(psp.adapter.capture(capture), amount, "capture")
+            case "void":
+                cancel = CancelRequest(operation_id=reference, key=psp_key, amount=amount, charge_ref=charge_ref)
+                return await psp.observe(psp.adapter.cancel(cancel), amount, "cancel")
+            case _:
+                refund = RefundRequest(
+                    operation_id=reference, key=psp_key, amount=amount, charge_ref=charge_ref, reason=operation.reason
+                )
+                return await psp.observe(psp.adapter.refund(refund), amount, "refund")
+
+    async def _look_up_or_repeat(self, caller: Caller, opened: Opened) -> Observation:
+        """After a crash: ask the PSP; if it knows nothing and its key window is open, send the *same* key again."""
+        operation, sending = opened.operation, opened.sending
+        assert operation is not None
+        assert sending is not None
+        psp = await self._psps.open(caller.scope, sending)
+        if psp.facts.lookup.by_reference or operation.psp_ref is not None:
+            found = await self._look_up(caller.scope, operation, sending)
+            if found.observed not in ("not_found", "not_sent"):
+                return found
+            if found.observed == "not_sent":
+                # The *lookup* was not sent; that says nothing about the operation.
+                return msgspec.structs.replace(found, observed="unknown")
+        age = (clock.now() - operation.created_at).total_seconds()
+        if age < RESEND_SHARE * psp.facts.idempotency.window.total_seconds():
+            again = await self._send(caller, opened)
+            # That this try was not sent does not prove that the first one was not.
+            return msgspec.structs.replace(again, observed="unknown") if again.observed == "not_sent" else again
+        return Observation(observed="unknown", source="system", code="lookup_found_nothing")
+
+    async def _look_up(self, scope: Scope, operation: Operation, sending: Sending) -> Observation:
+        psp = await self._psps.open(scope, sending)
+        request = RetrieveRequest(
+            operation_id=ids.encode("op", operation.operation_id),
+            key=psp.key(operation.psp_key),
+            kind=operation.kind,
+            amount=Money(operation.amount_minor, operation.currency),
+            psp_ref=operation.psp_ref,
+            charge_ref=sending.charge_ref,
+        )
+        return await psp.observe(psp.adapter.retrieve(request), request.amount, "retrieve", source="lookup")
+
+    async def _settle(
+        self, caller: Caller, key: IdempotencyKey | None, opened: Opened, observation: Observation, render: Render
+    ) -> tuple[Settled, Answer | None]:
+        """Store what was observed, and the predicted answer with it. Repeats while the database is away."""
+        payment, operation = opened.payment, opened.operation
+        assert payment is not None
+        assert operation is not None
+        now = clock.now()
+        action_expires_at = observation.action_expires_at
+        if observation.observed == "requires_action" and action_expires_at is None:
+            action_expires_at = now + timedelta(minutes=self._settings.payments.action_ttl_min)
+        document = self._document(caller, None, now) | {
+            "payment_id": payment.payment_id,
+            "operation_id": operation.operation_id,
+            "lease_token": operation.lease_token,
+            "fact": observation.fact() | {"fact_id": clock.new_uuid()},
+            "next_action": observation.next_action,
+            "action_expires_at": action_expires_at,
+            "sweep_at": now + timedelta(seconds=RECOVERY_AFTER_S),
+        }
+        answer = None
+        if key is not None:
+            predicted, operations, changed = _predict(payment, opened.operations, operation, observation, now)
+            answer = await render(predicted, operations, changed)
+            document["answer"] = {
+                "key_hash": key.key_hash,
+                "status": answer.status,
+                "body": answer.body.decode(),
+                "sequence": predicted.sequence,
+                "payment_status": predicted.status,
+                "operation_state": changed.state,
+                "code": changed.code,
+                "psp_ref": changed.psp_ref,
+            }
+        for attempt in range(SETTLE_TRIES):
+            try:
+                return _SETTLED.decode(await self._db.call("operation_settle", document)), answer
+            except asyncpg.UniqueViolationError as error:
+                if error.constraint_name == "facts_pkey":  # An earlier try was committed although we heard no answer.
+                    details = await self._find(caller.scope, payment.payment_id)
+                    row = next(one for one in details.operations if one.operation_id == operation.operation_id)
+                    return Settled(details.payment, row, kept=False), answer
+                # The PSP's reference was given to another operation in this moment: the next try sees it.
+            except DatabaseUnavailable:
+                if attempt == SETTLE_TRIES - 1:
+                    raise
+                await clock.sleep(0.1 * 2**attempt)
+        raise DatabaseUnavailable
+
+    # -- pieces ---------------------------------------------------------------------------------------------------
+
+    async def _lease(
+        self,
+        caller: Caller,
+        now: datetime,
+        payment_id: UUID,
+        operation_id: UUID | None,
+        want: str,
+        key: IdempotencyKey | None,
+    ) -> Opened:
+        document = self._document(caller, key, now) | self._lease_fields(now)
+        document |= {"payment_id": payment_id, "operation_id": operation_id, "want": want}
+        return _OPENED.decode(await self._db.call("operation_lease", document))
+
+    async def _give_up_action(self, caller: Caller, stale: _Stale) -> None:
+        """A charge whose payer never came back: look it up, and cancel it at the PSP if it still waits."""
+        opened = await self._lease(caller, clock.now(), stale.payment_id, stale.operation_id, "expire", None)
+        operation, sending = opened.operation, opened.sending
+        if operation is None or sending is None:
+            return
+        observation = await self._look_up(caller.scope, operation, sending)
+        if observation.observed == "requires_action":
+            psp = await self._psps.open(caller.scope, sending)
+            amount = Money(operation.amount_minor, operation.currency)
+            giving_up = uuid5(operation.operation_id, "give up")
+            request = CancelRequest(
+                operation_id=ids.encode("op", giving_up),
+                key=psp.key(ids.psp_key(giving_up, 0, KEY_LENGTH)),
+                amount=amount,
+                charge_ref=operation.psp_ref or "",
+            )
+            canceled = await psp.observe(psp.adapter.cancel(request), amount, "cancel")
+            if canceled.observed == "succeeded":
+                observation = Observation(
+                    observed="expired", source="response", code="action_expired", raw=canceled.raw
+                )
+        if observation.observed in ("not_found", "not_sent"):
+            raise errors.UnknownOutcome  # Neither proves that the payer did not just finish.
+
+        async def nothing(*_: object) -> Answer:
+            return Answer(200, b"")
+
+        await self._settle(caller, None, opened, observation, nothing)
+
+    async def _charge(
+        self, caller: Caller, key: IdempotencyKey, now: datetime, currency: str, capture_method: str, wanted: str | None
+    ) -> dict[str, Any]:
+        try:
+            choice = choose(
+                await self._psps.candidates(caller.scope),
+                currency=currency,
+                capture_method=capture_method,
+                wanted=wanted,
+            )
+        except NoRoute:  # An account may have been added a moment ago, by another process.
+            candidates = await self._psps.candidates(caller.scope, fresh=True)
+            choice = choose(candidates, currency=currency, capture_method=capture_method, wanted=wanted)
+        return self._operation(caller, key, now, "charge") | {
+            "psp_account_id": choice.candidate.account_id,
+            "routing": choice.reason,
+        }
+
+    def _operation(self, caller: Caller, key: IdempotencyKey, now: datetime, want: str) -> dict[str, Any]:
+        operation_id = ids.operation_id(
+            self._installation, caller.scope.tenant_id, live=caller.scope.live, route=key.route, client_key=key.raw
+        )
+        return self._lease_fields(now) | {
+            "operation_id": operation_id,
+            "psp_key": ids.psp_key(operation_id, 0, KEY_LENGTH),
+            "want": want,
+        }
+
+    def _lease_fields(self, now: datetime) -> dict[str, Any]:
+        return {
+            "lease_token": clock.new_uuid(),
+            "lease_until": now + timedelta(seconds=self._settings.idempotency.lease_s),
+        }
+
+    def _document(self, caller: Caller, key: IdempotencyKey | None, now: datetime) -> dict[str, Any]:
+        document: dict[str, Any] = _place(caller.scope) | {
+            "now": now,
+            "actor_type": caller.actor_type,
+            "actor_id": caller.actor_id,
+            "key_id": caller.key_id,
+            "request_id": caller.request_id,
+            "event_ids": [clock.new_uuid(), clock.new_uuid()],
+        }
+        if key is not None:
+            lease = self._lease_fields(now)
+            document["idempotency"] = key.document(lease_token=lease["lease_token"], lease_until=lease["lease_until"])
+        return document
+
+    async def _created_answer(self, caller: Caller, given: dict[str, Any], now: datetime) -> dict[str, Any]:
+        status = (
+            PaymentStatus.REQUIRES_CONFIRMATION if given["payment_method_id"] else PaymentStatus.REQUIRES_PAYMENT_METHOD
+        )
+        payment = Payment(live=caller.scope.live, created_at=now, updated_at=now, status=status, **given)
+        return {"status": 201, "body": _ENCODER.encode(payment_out(payment, [], {})).decode()}
+
+    def _render_payment(self, scope: Scope, status: int) -> Render:
+        async def render(payment: Payment, operations: list[Operation], _: Operation | None) -> Answer:
+            out = payment_out(payment, operations, await self._psps.names(scope, payment.psp_account_id))
+            unclear = payment.status is PaymentStatus.PROCESSING
+            return Answer(202 if unclear else status, _ENCODER.encode(out))
+
+        return render
+
+    def _render_refund(self, status: int) -> Render:
+        async def render(payment: Payment, _: list[Operation], refund: Operation | None) -> Answer:
+            assert refund is not None
+            code = status if refund.state in FINAL else 202
+            return Answer(code, _ENCODER.encode(refund_out(refund, live=payment.live)))
+
+        return render
+
+    async def _keep(self, caller: Caller, key: IdempotencyKey, answer: Answer) -> Answer:
+        """Keep this answer under the key unless one is kept already; the kept one is given."""
+        document = _place(caller.scope) | {
+            "key_hash": key.key_hash,
+            "answer": {"status": answer.status, "body": answer.body.decode()},
+        }
+        return msgspec.json.decode(await self._db.call("idempotency_finish", document), type=_Kept).answer()
+
+    async def _kept(self, scope: Scope, key: IdempotencyKey) -> Answer | None:
+        """The answer that this very request got before, if it did."""
+        document = _place(scope) | {"key_hash": key.key_hash, "request_hash": key.request_hash}
+        found = await self._db.call("idempotency_peek", document)
+        return None if found is None else msgspec.json.decode(found, type=_Kept).answer()
+
+    async def _find(self, scope: Scope, payment_id: UUID) -> Details:
+        found = await self._db.call("payment_read", _place(scope) | {"payment_id": payment_id})
+        if found is None:
+            raise errors.PaymentNotFound
+        return _DETAILS.decode(found)
+
+    async def _detailed(self, scope: Scope, details: Details) -> PaymentOut:
+        names = await self._psps.names(scope, details.payment.psp_account_id)
+        facts: dict[str, list[dict[str, Any]]] = {}
+        for fact in details.facts:
+            shown = {name: fact[name] for name in _SHOWN_OF_A_FACT if fact.get(name) is not None}
+            facts.setdefault(fact["operation_id"], []).append(shown)
+        out = payment_out(details.payment, details.operations, names)
+        return msgspec.structs.replace(
+            out,
+            operations=[operation_out(one, facts.get(str(one.operation_id), []), names) for one in details.operations],
+            audit=[
+                AuditOut(
+                    **{**entry, "id": ids.encode("evt", UUID(entry["id"])), "at": datetime.fromisoformat(entry["at"])}
+                )
+                for entry in details.audit
+            ],
+        )
+
+
+_SHOWN_OF_A_FACT = (
+    "source",
+    "observed",
+    "observed_at",
+    "amount_minor",
+    "currency",
+    "psp_ref",
+    "code",
+    "raw_code",
+    "raw",
+)
+
+
+def _predict(
+    payment: Payment, operations: list[Operation], operation: Operation, observation: Observation, now: datetime
+) -> tuple[Payment, list[Operation], Operation]:
+    """What ``operation_settle`` will make of an observation: intent, operations and the operation itself."""
+    after = next_state(operation.state, OperationState(observation.observed))
+    moved = after is not operation.state
+    changed = msgspec.structs.replace(
+        operation,
+        state=after,
+        psp_ref=operation.psp_ref or observation.psp_ref,
+        code=observation.code if moved or after is OperationState.UNKNOWN else operation.code,
+        raw_code=observation.raw_code if moved else operation.raw_code,
+        advice=observation.advice if moved else operation.advice,
+        network_code=observation.network_code if moved else operation.network_code,
+        message=observation.message if moved else operation.message,
+        next_action=(observation.next_action or operation.next_action)
+        if after is OperationState.REQUIRES_ACTION
+        else None,
+        updated_at=now,
+    )
+    rows = [changed if one.operation_id == operation.operation_id else one for one in operations]
+    if not moved:
+        return payment, rows, changed
+    if changed.kind == "void" and after is OperationState.SUCCEEDED:
+        rows = [
+            msgspec.structs.replace(one, state=OperationState.EXPIRED, code="canceled", next_action=None)
+            if one.operation_id == changed.parent_id
+            and one.state in (OperationState.REQUIRES_ACTION, OperationState.PENDING)
+            else one
+            for one in rows
+        ]
+        payment = msgspec.structs.replace(payment, canceled_at=now, cancellation_reason=changed.reason)
+    derived = derive(payment, rows)
+    return msgspec.structs.replace(derived, sequence=payment.sequence + 1, updated_at=now), rows, changed
+
+
+def _required(key: IdempotencyKey | None) -> IdempotencyKey:
+    if key is None:
+        raise KeyMissing
+    return key
+
+
+def _place(scope: Scope) -> dict[str, Any]:
+    return {"tenant_id": scope.tenant_id, "live": scope.live}
+
+
+def _payment_id(text: str) -> UUID:
+    try:
+        return ids.decode("pay", text)
+    except ids.InvalidId:
+        raise errors.PaymentNotFound from None
+
+
+def _refund_id(text: str) -> UUID:
+    try:
+        return ids.decode("re", text)
+    except ids.InvalidId:
+        raise errors.RefundNotFound from None
+
+
+def _reference(prefix: str, text: str | None, missing: type[Exception]) -> UUID | None:
+    if text is None:
+        return None
+    try:
+        return ids.decode(prefix, text)
+    except ids.InvalidId:
+        raise missing from None
+
+
+def _cursor(moment: datetime, identity: UUID) -> str:
+    return base64.urlsafe_b64encode(f"{moment.isoformat()}|{identity}".encode()).decode().rstrip("=")
+
+
+def _after(_: str, cursor: str | None) -> dict[str, Any]:
+    if cursor is None:
+        return {}
+    try:
+        moment, _, identity = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode().partition("|")
+        return {"after_at": datetime.fromisoformat(moment), "after_id": UUID(identity)}
+    except (ValueError, binascii.Error, UnicodeDecodeError):
+        raise InvalidRequest(
+            "cursor is not one that a list answered; start again without it.",
+            errors=[{"path": "cursor", "message": "unknown"}],
+        ) from None

@@ -1,0 +1,161 @@
+"""Clients for calls to the outside: httpx for whoever uses them, aiohttp underneath (a quarter of the CPU per call).
+
+One client per PSP account is its bulkhead: a PSP that hangs exhausts its own connections and nobody else's. Redirects
+are not followed, the environment's proxies are not used, and cookies are not kept.
+
+``httpx-aiohttp`` 0.2 reports *every* lost connection as ``ConnectTimeout``, also one that was reset after the request
+was written. Read as "not sent" that would be a second charge, so ``PreciseTransport`` looks at the cause: only what
+aiohttp raises before a connection exists may be called a connect error. aiohttp also sends a GET, PUT or DELETE a second
+time when a connection breaks; here nothing is sent twice, because the second try may be refused and tell nothing about
+the first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+
+import aiohttp
+import httpx
+from httpx_aiohttp import AiohttpTransport
+
+from clearspan.platform import clock
+from clearspan.sdk import PspError, VaultProvider
+
+CONNECTIONS_MAX = 100
+
+
+@contextmanager
+def _precisely(*, connecting: bool) -> Iterator[None]:
+    """Raise the httpx error that says how far a request came.
+
+    Raises:
+        httpx.ConnectError: there was no connection, so not a byte was written.
+        httpx.ReadTimeout, httpx.ReadError, httpx.RemoteProtocolError: there was one.
+    """
+    try:
+        yield
+    except (httpx.TransportError, aiohttp.ClientError, OSError, TimeoutError) as error:
+        cause = error.__cause__ if isinstance(error, httpx.TransportError) and error.__cause__ is not None else error
+        if isinstance(error, httpx.UnsupportedProtocol) or isinstance(cause, aiohttp.InvalidURL):
+            raise httpx.UnsupportedProtocol(str(cause)) from cause
+        if connecting and isinstance(
+            cause, (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, httpx.ConnectError)
+        ):
+            raise httpx.ConnectError(str(cause)) from cause
+        if isinstance(cause, (TimeoutError, httpx.TimeoutException)):
+            raise httpx.ReadTimeout(str(cause)) from cause
+        if isinstance(cause, aiohttp.ClientResponseError):
+            raise httpx.RemoteProtocolError(str(cause)) from cause
+        raise httpx.ReadError(f"{type(cause).__name__}: {cause}") from cause
+
+
+class _PreciseStream(httpx.AsyncByteStream):
+    def __init__(self, inner: httpx.AsyncByteStream, ends_at: float) -> None:
+        self._inner = inner
+        self._ends_at = ends_at
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        chunks = aiter(self._inner)
+        while True:
+            with _precisely(connecting=False):
+                async with asyncio.timeout(self._ends_at - clock.monotonic()):
+                    chunk = await anext(chunks, None)
+            if chunk is None:
+                return
+            yield chunk
+
+    async def aclose(self) -> None:
+        with _precisely(connecting=False):
+            await self._inner.aclose()
+
+
+class PreciseTransport(AiohttpTransport):
+    """aiohttp under httpx, with errors that tell "not sent" from "unknown"; see the module's docstring.
+
+    Args:
+        session: makes the connections' pool, at the first request.
+        timeout_s: the whole exchange, to the last byte of the answer.
+    """
+
+    def __init__(self, session: Callable[[], aiohttp.ClientSession], timeout_s: float) -> None:
+        super().__init__(client=session)
+        self._timeout_s = timeout_s
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send."""
+        ends_at = clock.monotonic() + self._timeout_s
+        with _precisely(connecting=True):
+            async with asyncio.timeout(self._timeout_s):
+                response = await super().handle_async_request(request)
+        assert isinstance(response.stream, httpx.AsyncByteStream)
+        response.stream = _PreciseStream(response.stream, ends_at)
+        return response
+
+
+class VaultTransport(httpx.AsyncBaseTransport):
+    """Sends a request whose extensions carry ``vault_token`` through the vault, which fills in the card.
+
+    Args:
+        inner: what sends.
+        vault: holds the token.
+    """
+
+    def __init__(self, inner: httpx.AsyncBaseTransport, vault: VaultProvider) -> None:
+        self._inner = inner
+        self._vault = vault
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Rewrite, send, and let the vault say whether the answer is its own."""
+        token = request.extensions.get("vault_token")
+        if token is None:
+            return await self._inner.handle_async_request(request)
+        rewritten = self._vault.proxy(request, token)
+        rewritten.extensions.setdefault("timeout", request.extensions.get("timeout", {}))
+        response = await self._inner.handle_async_request(rewritten)
+        try:
+            self._vault.check(response)
+        except PspError:
+            await response.aclose()
+            raise
+        return response
+
+    async def aclose(self) -> None:
+        """Close what sends."""
+        await self._inner.aclose()
+
+
+def client(
+    connect_timeout_s: float,
+    timeout_s: float,
+    vault: VaultProvider | None = None,
+) -> httpx.AsyncClient:
+    """A client with the core's limits; close it with ``aclose``.
+
+    Args:
+        connect_timeout_s: for name, TCP and TLS together.
+        timeout_s: the whole exchange.
+        vault: takes requests that carry a vault token.
+    """
+
+    def session() -> aiohttp.ClientSession:
+        made = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=CONNECTIONS_MAX, keepalive_timeout=30),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            trust_env=False,
+        )
+        # There is no public switch (aiohttp 3.14); tests/core/platform/test_outbound.py notices when this one is gone.
+        made._retry_connection = False  # noqa: SLF001
+        return made
+
+    transport: httpx.AsyncBaseTransport = PreciseTransport(session, timeout_s)
+    if vault is not None:
+        transport = VaultTransport(transport, vault)
+    return httpx.AsyncClient(
+        transport=transport,
+        timeout=httpx.Timeout(timeout_s, connect=connect_timeout_s),
+        follow_redirects=False,
+        trust_env=False,
+    )

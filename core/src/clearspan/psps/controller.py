@@ -1,0 +1,54 @@
+"""``/v1/psp-accounts``."""
+
+from __future__ import annotations
+
+from litestar import Controller, Response, get, patch, post
+from litestar.di import NamedDependency
+from litestar.params import FromPath, JSONBody
+
+from clearspan.platform.context import Caller
+from clearspan.platform.idempotency import IdempotencyKey
+from clearspan.platform.replies import problems, reply
+from clearspan.psps.schemas import PspAccountCreate, PspAccountList, PspAccountOut, PspAccountUpdate
+from clearspan.psps.service import AccountNameTaken, AccountNotFound, PspAccounts, UnknownPsp
+
+
+class PspAccountController(Controller):
+    """PSP accounts."""
+
+    path = "/psp-accounts"
+    tags = ["Configuration"]
+
+    @post(opt={"scope": "psp_accounts:write"}, responses=problems(UnknownPsp, AccountNameTaken))
+    async def create(
+        self,
+        data: JSONBody[PspAccountCreate],
+        caller: NamedDependency[Caller],
+        key: NamedDependency[IdempotencyKey | None],
+        psps: NamedDependency[PspAccounts],
+    ) -> Response[PspAccountOut]:
+        """Add a PSP account. Its settings are checked, sealed, and never shown again."""
+        return reply(await psps.create(caller, key, data))
+
+    @get(opt={"scope": "psp_accounts:read"})
+    async def list(self, caller: NamedDependency[Caller], psps: NamedDependency[PspAccounts]) -> PspAccountList:
+        """All PSP accounts of the key's mode."""
+        return PspAccountList(object="list", data=await psps.all(caller.scope))
+
+    @get("/{account_id:str}", opt={"scope": "psp_accounts:read"}, responses=problems(AccountNotFound))
+    async def get(
+        self, account_id: FromPath[str], caller: NamedDependency[Caller], psps: NamedDependency[PspAccounts]
+    ) -> PspAccountOut:
+        """One PSP account."""
+        return await psps.get(caller.scope, account_id)
+
+    @patch("/{account_id:str}", opt={"scope": "psp_accounts:write"}, responses=problems(AccountNotFound))
+    async def update(
+        self,
+        account_id: FromPath[str],
+        data: JSONBody[PspAccountUpdate],
+        caller: NamedDependency[Caller],
+        psps: NamedDependency[PspAccounts],
+    ) -> PspAccountOut:
+        """Change priority, status or settings."""
+        return await psps.update(caller, account_id, data)

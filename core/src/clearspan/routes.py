@@ -1,0 +1,65 @@
+"""Which routes there are, and how the OpenAPI document describes them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from litestar import Router
+from litestar.openapi.config import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin
+from litestar.openapi.spec import Components, SecurityScheme, Tag
+
+from clearspan.access.controller import ApiKeyController
+from clearspan.access.guard import PUBLIC
+from clearspan.customers.controller import CustomerController, PaymentMethodController
+from clearspan.journal.controller import AuditController, EventController
+from clearspan.payments.controller import PaymentController, RefundController
+from clearspan.platform.pages import DocsController, HealthController
+from clearspan.platform.plugins import Plugins
+from clearspan.psps.controller import PspAccountController
+from clearspan.tenants.controller import TenantController
+from clearspan.vaults.controller import CaptureSessionController
+
+V1 = (
+    PaymentController,
+    RefundController,
+    CustomerController,
+    PaymentMethodController,
+    CaptureSessionController,
+    PspAccountController,
+    EventController,
+    AuditController,
+    ApiKeyController,
+    TenantController,
+)
+
+
+def handlers(plugins: Plugins) -> list[Any]:
+    """Our own routes and those of plugins."""
+    own: list[Any] = [Router(path="/v1", route_handlers=list(V1)), HealthController, DocsController]
+    return own + [Router(path=routes.path, route_handlers=list(routes.handlers)) for routes in plugins.routes]
+
+
+def openapi() -> OpenAPIConfig:
+    """The OpenAPI 3.1 document at ``/openapi.json``."""
+    return OpenAPIConfig(
+        title="Clearspan",
+        version="v1",
+        summary="One API in front of many payment service providers.",
+        description=(
+            "Amounts are integers in the currency's smallest unit. Every POST takes an `Idempotency-Key`; calls that can move"
+            " money require one. Errors are problem details (RFC 9457) with a stable `code`."
+        ),
+        # The framework mounts a router of its own in any case; the document is served by DocsController.
+        openapi_router=Router(path="/openapi", route_handlers=[], opt={"scope": PUBLIC}, include_in_schema=False),
+        render_plugins=[JsonRenderPlugin()],
+        use_handler_docstrings=True,
+        components=Components(security_schemes={"api_key": SecurityScheme(type="http", scheme="bearer")}),
+        security=[{"api_key": []}],
+        tags=[
+            Tag(name="Payments", description="Payment intents, from creation to refund."),
+            Tag(name="Customers", description="Customers and their payment methods."),
+            Tag(name="Events", description="What happened: feed, live stream and audit trail."),
+            Tag(name="Configuration", description="PSP accounts, API keys, the tenant."),
+        ],
+    )

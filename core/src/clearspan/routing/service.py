@@ -1,0 +1,73 @@
+"""Which PSP account takes a charge, and why. Today: the one that is asked for, else the first by priority that can do it.
+
+Rules, splits, success rates and failover build on the same call; whatever decides, the reason is stored with the operation.
+"""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+import msgspec
+
+from clearspan.platform import ids
+from clearspan.platform.problems import DomainError
+from clearspan.sdk import Capability, PspFacts
+
+
+class NoRoute(DomainError):
+    """No enabled PSP account can take this charge."""
+
+    code = "no_psp_account"
+    status = 422
+    title = "No PSP account can take this payment"
+    advice = "Create or enable a PSP account (POST /v1/psp-accounts) that supports the currency and the capture method."
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """An enabled account.
+
+    Attributes:
+        account_id, name, psp: of the account.
+        priority: lower is tried first.
+        facts: what its PSP can do.
+    """
+
+    account_id: UUID
+    name: str
+    psp: str
+    priority: int
+    facts: PspFacts
+
+
+class Choice(msgspec.Struct, frozen=True):
+    """The account, with the reason in words that can be shown."""
+
+    candidate: Candidate
+    reason: dict[str, str]
+
+
+def choose(candidates: list[Candidate], *, currency: str, capture_method: str, wanted: str | None) -> Choice:
+    """Pick one.
+
+    Args:
+        candidates: the tenant's enabled accounts of one mode.
+        currency: ISO 4217.
+        capture_method: ``automatic`` or ``manual``.
+        wanted: an account's name or public id that the client asks for, or ``None``.
+
+    Raises:
+        NoRoute: none fits; ``rejected`` says why for each.
+    """
+    needed = Capability.AUTHORIZE if capture_method == "manual" else Capability.PURCHASE
+    rejected: list[dict[str, str]] = []
+    for candidate in sorted(candidates, key=lambda one: (one.priority, one.name)):
+        if wanted is not None and wanted not in (candidate.name, ids.encode("acct", candidate.account_id)):
+            rejected.append({"account": candidate.name, "because": "another account was asked for"})
+        elif candidate.facts.currencies and currency not in candidate.facts.currencies:
+            rejected.append({"account": candidate.name, "because": f"{candidate.psp} does not take {currency}"})
+        elif needed not in candidate.facts.capabilities:
+            rejected.append({"account": candidate.name, "because": f"{candidate.psp} cannot {needed.value}"})
+        else:
+            rule = "asked_for" if wanted is not None else "priority"
+            return Choice(candidate, {"rule": rule, "account": candidate.name, "priority": str(candidate.priority)})
+    raise NoRoute(rejected=rejected)

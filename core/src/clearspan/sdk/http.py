@@ -1,0 +1,63 @@
+"""Sending a request so that "not sent" and "unknown" are never confused.
+
+httpx is the only HTTP client a plugin sees; the core builds it (pool per PSP account, time budget, tracing).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import msgspec
+
+from clearspan.sdk.errors import OutcomeUnknown, PspMisconfigured, PspUnavailable
+
+ANSWER_MAX_BYTES = 1_000_000
+"""A PSP's answer larger than this is unreadable: the outcome is unknown."""
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """A readable answer: JSON, below 500, not 401/403.
+
+    Attributes:
+        status: the HTTP status, 200 to 499.
+        body: the decoded JSON object.
+    """
+
+    status: int
+    body: dict[str, Any]
+
+
+async def send(http: httpx.AsyncClient, request: httpx.Request) -> Answer:
+    """Send once and return the answer, or raise what its absence means.
+
+    Raises:
+        PspUnavailable: the connection could not be made, so not a byte of the request was written.
+        OutcomeUnknown: timeout, reset, 408, 409, 425, 429 or 5xx, an answer over 1 MB, or one that is not a JSON object.
+        PspMisconfigured: 401 or 403.
+    """
+    body = bytearray()
+    try:
+        response = await http.send(request, stream=True)
+        try:
+            async for chunk in response.aiter_bytes():
+                body += chunk
+                if len(body) > ANSWER_MAX_BYTES:
+                    raise OutcomeUnknown(f"the answer is larger than {ANSWER_MAX_BYTES} bytes")
+        finally:
+            await response.aclose()
+    except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol) as error:
+        raise PspUnavailable(f"not sent: {type(error).__name__}") from error
+    except (httpx.TransportError, httpx.DecodingError) as error:
+        raise OutcomeUnknown(f"sent, no clear answer: {type(error).__name__}") from error
+    if response.status_code in (401, 403):
+        raise PspMisconfigured(f"the PSP answered {response.status_code}: check the account's credentials")
+    if response.status_code in (408, 409, 425, 429) or response.status_code >= 500 or response.status_code < 200:
+        raise OutcomeUnknown(f"sent, the PSP answered {response.status_code}")
+    try:
+        decoded = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise OutcomeUnknown("sent, the answer is not JSON") from error
+    if not isinstance(decoded, dict):
+        raise OutcomeUnknown("sent, the answer is not a JSON object")
+    return Answer(response.status_code, decoded)

@@ -1,0 +1,330 @@
+"""PSP adapters: declarations and translations.
+
+An adapter says what its PSP can do (``PspFacts``), turns a request struct into HTTP and reads the answer into an ``Outcome``.
+It never retries, never invents a key and never guesses: an undocumented answer is ``OutcomeUnknown``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any, ClassVar, Protocol
+
+import httpx
+import msgspec
+
+from clearspan.sdk.money import Money
+
+
+class Capability(StrEnum):
+    """What a PSP account can do; the core refuses the rest before anything is sent."""
+
+    PURCHASE = "purchase"
+    AUTHORIZE = "authorize"
+    PARTIAL_CAPTURE = "partial_capture"
+    MULTIPLE_CAPTURE = "multiple_capture"
+    VOID = "void"
+    REFUND = "refund"
+    PARTIAL_REFUND = "partial_refund"
+    THREE_DS = "three_ds"
+    MERCHANT_INITIATED = "merchant_initiated"
+
+
+class Idempotency(msgspec.Struct, frozen=True):
+    """How the PSP treats a repeated key. The defaults are the most cautious.
+
+    Attributes:
+        window: how long the PSP remembers a key; zero means it has none.
+        replays_errors: a 4xx/5xx is replayed for the same key instead of being executed again.
+        scope: who shares a key space, in the provider's words.
+        max_len: longest key the PSP takes, in characters.
+        payload_check: the PSP refuses another payload under the same key.
+    """
+
+    window: timedelta = timedelta(0)
+    replays_errors: bool = False
+    scope: str = "unknown"
+    max_len: int = 32
+    payload_check: bool = False
+
+
+class Lookup(msgspec.Struct, frozen=True):
+    """How an operation can be found again.
+
+    Attributes:
+        by_reference: by the merchant reference we send (the operation's id).
+        by_key: by the idempotency key.
+        lag_max: the longest time a finished operation stays invisible to a lookup.
+    """
+
+    by_reference: bool = False
+    by_key: bool = False
+    lag_max: timedelta = timedelta(hours=24)
+
+
+class WebhookFacts(msgspec.Struct, frozen=True):
+    """How the PSP calls us back.
+
+    Attributes:
+        signature: scheme in the provider's words, or ``none``: an unsigned message is a hint and triggers a lookup.
+        id_field: where the event's id is, or empty.
+        sequence_field: where the event's order is, or empty.
+        retry_days: how long the PSP repeats an unanswered message.
+    """
+
+    signature: str = "none"
+    id_field: str = ""
+    sequence_field: str = ""
+    retry_days: int = 0
+
+
+class PspFacts(msgspec.Struct, frozen=True):
+    """What is true of a PSP, with its sources in the adapter's docstring. A missing fact takes the most cautious value.
+
+    Attributes:
+        capabilities: what the PSP can do.
+        currencies: ISO 4217 codes, or empty for all.
+        idempotency: see there.
+        lookup: see there.
+        webhook: see there.
+        max_late_effect: the longest time after which a request we sent may still take effect.
+        void_window: how long an authorisation can be voided.
+    """
+
+    capabilities: frozenset[Capability]
+    currencies: frozenset[str] = frozenset()
+    idempotency: Idempotency = Idempotency()
+    lookup: Lookup = Lookup()
+    webhook: WebhookFacts = WebhookFacts()
+    max_late_effect: timedelta = timedelta(days=7)
+    void_window: timedelta = timedelta(days=7)
+
+
+class CardSource(msgspec.Struct, frozen=True):
+    """A card in the vault. The four texts are placeholders which the vault fills in on the way to the PSP.
+
+    Attributes:
+        token: the vault's token.
+        number, exp_month, exp_year, cvc: placeholders, never values.
+        network_transaction_id: of the first, customer-initiated payment, when there was one.
+    """
+
+    token: str
+    number: str
+    exp_month: str
+    exp_year: str
+    cvc: str
+    network_transaction_id: str | None = None
+
+
+class ChargeRequest(msgspec.Struct, frozen=True):
+    """Authorise or purchase.
+
+    Attributes:
+        operation_id: our reference; send it so that ``retrieve`` can find the operation without the PSP's id.
+        key: the idempotency key, at most ``Idempotency.max_len`` characters; the same for every try of one operation.
+        amount: what to charge.
+        capture: ``True`` for a purchase, ``False`` for an authorisation to be captured later.
+        source: the card, by reference.
+        customer_present: ``False`` for a merchant-initiated payment.
+        return_url: where the payer comes back to after an action.
+        description: for the PSP's own pages; no personal data.
+        metadata: short strings for the PSP's records; no personal data.
+    """
+
+    operation_id: str
+    key: str
+    amount: Money
+    capture: bool
+    source: CardSource
+    customer_present: bool = True
+    return_url: str | None = None
+    description: str | None = None
+    metadata: Mapping[str, str] = msgspec.field(default_factory=dict)
+
+
+class ContinueRequest(msgspec.Struct, frozen=True):
+    """Go on after the payer's action (3DS challenge, redirect).
+
+    Attributes:
+        operation_id, key, amount, capture: of the charge that asked for the action.
+        psp_ref: the PSP's id of that charge.
+        params: what came back with the payer (query parameters), possibly empty.
+    """
+
+    operation_id: str
+    key: str
+    amount: Money
+    capture: bool
+    psp_ref: str
+    params: Mapping[str, str] = msgspec.field(default_factory=dict)
+
+
+class CaptureRequest(msgspec.Struct, frozen=True):
+    """Take (part of) an authorised amount; ``final`` releases the rest."""
+
+    operation_id: str
+    key: str
+    amount: Money
+    charge_ref: str
+    final: bool
+
+
+class CancelRequest(msgspec.Struct, frozen=True):
+    """Release what is not captured (void), or give up a charge that waits for the payer."""
+
+    operation_id: str
+    key: str
+    amount: Money
+    charge_ref: str
+
+
+class RefundRequest(msgspec.Struct, frozen=True):
+    """Give back (part of) what was captured."""
+
+    operation_id: str
+    key: str
+    amount: Money
+    charge_ref: str
+    reason: str | None = None
+
+
+class RetrieveRequest(msgspec.Struct, frozen=True):
+    """Find an operation: by the PSP's id when known, else by our reference.
+
+    Attributes:
+        kind: ``authorize``, ``purchase``, ``capture``, ``void`` or ``refund``.
+        amount: what the operation asked for.
+        psp_ref: the PSP's id of this operation, when it is known.
+        charge_ref: the PSP's id of the charge it belongs to (captures, voids, refunds).
+    """
+
+    operation_id: str
+    key: str
+    kind: str
+    amount: Money
+    psp_ref: str | None = None
+    charge_ref: str | None = None
+
+
+class RedirectAction(msgspec.Struct, frozen=True):
+    """Send the payer's browser to ``url``; it comes back to the request's ``return_url``."""
+
+    url: str
+
+
+class Approved(msgspec.Struct, frozen=True, kw_only=True):
+    """The PSP says the operation took effect.
+
+    Attributes:
+        psp_ref: the PSP's id of *this* operation.
+        amount: what the PSP says it did; the core compares it with what was asked and treats a difference as unknown.
+        network_transaction_id: for later merchant-initiated payments, when given.
+        raw: the answer; the core masks it before it is stored.
+    """
+
+    psp_ref: str
+    amount: Money
+    network_transaction_id: str | None = None
+    raw: Mapping[str, Any] = msgspec.field(default_factory=dict)
+
+
+class Declined(msgspec.Struct, frozen=True, kw_only=True):
+    """The issuer or the PSP said no, finally.
+
+    Attributes:
+        code: one of the gateway's normalised codes (docs/declines.md); ``unmapped`` when the table has no row.
+        raw_code: the PSP's own code.
+        advice: the scheme's or PSP's advice code, when given.
+        network_code: the scheme's response code, when given.
+        message: the PSP's words for operators; never shown to the payer.
+        psp_ref: the PSP's id, when it made one.
+        raw: the answer.
+    """
+
+    code: str
+    raw_code: str = ""
+    advice: str | None = None
+    network_code: str | None = None
+    message: str | None = None
+    psp_ref: str | None = None
+    raw: Mapping[str, Any] = msgspec.field(default_factory=dict)
+
+
+class ActionRequired(msgspec.Struct, frozen=True, kw_only=True):
+    """The payer must act first; ``expires_at`` aware UTC or ``None`` for the core's default."""
+
+    psp_ref: str
+    action: RedirectAction
+    expires_at: datetime | None = None
+    raw: Mapping[str, Any] = msgspec.field(default_factory=dict)
+
+
+class Pending(msgspec.Struct, frozen=True, kw_only=True):
+    """Accepted; the result comes later by webhook or lookup."""
+
+    psp_ref: str
+    raw: Mapping[str, Any] = msgspec.field(default_factory=dict)
+
+
+class NotFound(msgspec.Struct, frozen=True, kw_only=True):
+    """Only from ``retrieve``: the PSP knows no such operation. Not a proof that nothing will happen."""
+
+    raw: Mapping[str, Any] = msgspec.field(default_factory=dict)
+
+
+Outcome = Approved | Declined | ActionRequired | Pending
+
+
+class PspContext(msgspec.Struct, frozen=True):
+    """What the core hands to an adapter.
+
+    Attributes:
+        http: for calls without card data.
+        vault_http: the same, but a request whose extensions carry ``vault_token`` goes through the vault, which replaces the
+            placeholders of ``CardSource``. Use ``request.extensions["vault_token"] = source.token``.
+    """
+
+    http: httpx.AsyncClient
+    vault_http: httpx.AsyncClient
+
+
+class PspAdapter(Protocol):
+    """One PSP. An instance belongs to one PSP account: it holds that account's settings and HTTP pool.
+
+    Every verb raises ``PspUnavailable``, ``OutcomeUnknown`` or ``PspMisconfigured`` as ``clearspan.sdk.errors`` defines them;
+    whatever else is raised counts as unknown.
+    """
+
+    name: ClassVar[str]
+    config_type: ClassVar[type[msgspec.Struct]]
+    facts: ClassVar[PspFacts]
+
+    def __init__(self, config: Any, context: PspContext) -> None:
+        """Keep both; no I/O here."""
+        ...
+
+    async def create_intent(self, request: ChargeRequest) -> Outcome:
+        """Authorise or purchase."""
+        ...
+
+    async def continue_intent(self, request: ContinueRequest) -> Outcome:
+        """Go on after the payer's action."""
+        ...
+
+    async def capture(self, request: CaptureRequest) -> Outcome:
+        """Capture."""
+        ...
+
+    async def cancel(self, request: CancelRequest) -> Outcome:
+        """Void."""
+        ...
+
+    async def refund(self, request: RefundRequest) -> Outcome:
+        """Refund."""
+        ...
+
+    async def retrieve(self, request: RetrieveRequest) -> Outcome | NotFound:
+        """Look an operation up."""
+        ...

@@ -1,0 +1,317 @@
+"""Ways to payments: by SQL functions only, by the API with the simulator, and by the API with a PSP that lies on demand."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, ClassVar
+from uuid import UUID
+
+import httpx
+import msgspec
+import pytest
+from sqlalchemy import text
+from tests.shop import Shop, gateway, with_payments
+
+from clearspan.payments.models import Operation, Payment
+from clearspan.payments.service import Details
+from clearspan.platform import clock, ids, plugins
+from clearspan.platform.context import Caller, Scope
+from clearspan.platform.crypto import MasterKey
+from clearspan.platform.db import Database
+from clearspan.platform.plugins import Plugins
+from clearspan.sdk import (
+    Approved,
+    CancelRequest,
+    Capability,
+    CaptureRequest,
+    ChargeRequest,
+    ContinueRequest,
+    Lookup,
+    PspContext,
+    PspFacts,
+    RefundRequest,
+    RetrieveRequest,
+)
+from clearspan.settings import Settings
+
+if TYPE_CHECKING:
+    from tests.conftest import Merchant, Urls
+
+
+class MoneyPath:
+    """Calls the functions as the service does; the test plays the PSP."""
+
+    def __init__(self, db: Database, caller: Caller, account: UUID, method: UUID) -> None:
+        self._db = db
+        self._caller = caller
+        self._account = account
+        self._method = method
+
+    def _document(self, now: datetime | None) -> dict[str, Any]:
+        return {
+            "tenant_id": self._caller.scope.tenant_id,
+            "live": self._caller.scope.live,
+            "now": now or clock.now(),
+            "actor_type": "system",
+            "actor_id": "test",
+            "request_id": "req_test",
+            "event_ids": [clock.new_uuid(), clock.new_uuid()],
+        }
+
+    async def open(self, amount_minor: int, *, manual: bool) -> UUID:
+        """Create an intent that can be confirmed."""
+        payment_id = clock.new_uuid()
+        payment = {
+            "payment_id": payment_id,
+            "amount_minor": amount_minor,
+            "currency": "EUR",
+            "capture_method": "manual" if manual else "automatic",
+            "customer_present": True,
+            "payment_method_id": self._method,
+            "expires_at": clock.now() + timedelta(days=500),
+        }
+        await self._db.call("payment_open", self._document(None) | {"payment": payment})
+        return payment_id
+
+    async def operate(self, payment_id: UUID, want: str, *, now: datetime | None = None, **fields: Any) -> Operation:
+        """Reserve an operation."""
+        operation_id = clock.new_uuid()
+        operation = {
+            "want": want,
+            "operation_id": operation_id,
+            "psp_account_id": self._account,
+            "psp_key": ids.psp_key(operation_id, 0, 32),
+            "lease_token": clock.new_uuid(),
+            "lease_until": clock.now() + timedelta(seconds=30),
+        } | fields
+        answer = await self._db.call(
+            "operation_open", self._document(now) | {"payment_id": payment_id, "operation": operation}
+        )
+        return msgspec.convert(msgspec.json.decode(answer)["operation"], Operation)
+
+    async def settle(
+        self, operation: Operation, observed: str, *, fenced: bool, psp_ref: str | None = None
+    ) -> Operation:
+        """Store an observation."""
+        fact = {
+            "fact_id": clock.new_uuid(),
+            "source": "response",
+            "observed": observed,
+            "psp_ref": psp_ref,
+            "payload_hash": "00" * 32,
+            "code": "generic_decline" if observed == "declined" else None,
+        }
+        document = self._document(None) | {
+            "payment_id": operation.payment_id,
+            "operation_id": operation.operation_id,
+            "lease_token": clock.new_uuid() if fenced else operation.lease_token,
+            "fact": fact,
+            "next_action": {"type": "redirect", "url": "https://psp.test/"} if observed == "requires_action" else None,
+            "sweep_at": clock.now(),
+        }
+        answer = await self._db.call("operation_settle", document)
+        return msgspec.convert(msgspec.json.decode(answer)["operation"], Operation)
+
+    async def close(self, payment_id: UUID, want: str, *, now: datetime | None = None) -> None:
+        """Cancel or expire."""
+        await self._db.call("payment_close", self._document(now) | {"payment_id": payment_id, "want": want})
+
+    async def read(self, payment_id: UUID) -> Details:
+        """The payment with its operations only."""
+        found = msgspec.json.decode(
+            await self._db.call("payment_read", self._document(None) | {"payment_id": payment_id}), type=Details
+        )
+        return Details(payment=found.payment, operations=found.operations)
+
+    async def operation(self, payment_id: UUID, operation_id: UUID) -> Operation:
+        """One operation as it stands."""
+        details = await self.read(payment_id)
+        return next(one for one in details.operations if one.operation_id == operation_id)
+
+    @staticmethod
+    def check_amounts(payment: Payment) -> None:
+        """What must hold of every payment at every moment."""
+        assert payment.captured_minor + payment.capture_pending_minor + payment.voided_minor <= payment.authorized_minor
+        assert payment.authorized_minor <= payment.amount_minor
+        assert payment.refunded_minor + payment.refund_pending_minor + payment.returned_minor <= payment.captured_minor
+
+
+@pytest.fixture
+async def money(db: Database) -> MoneyPath:
+    """A tenant with one account and one card, made by SQL: what they are does not matter here."""
+    account, method, now = clock.new_uuid(), clock.new_uuid(), clock.now()
+    scope = Scope(tenant_id=clock.new_uuid(), live=False)
+    tenant = Caller(scope=scope, actor_type="system", actor_id="test", request_id="req_test")
+    async with db.begin(tenant.scope) as session:
+        place = {"tenant": tenant.scope.tenant_id, "live": tenant.scope.live, "now": now}
+        await session.execute(
+            text(
+                "INSERT INTO tenants (tenant_id, slug, name, data_key, created_at)"
+                " VALUES (:tenant, :slug, 'T', '', :now)"
+            ),
+            {"tenant": scope.tenant_id, "slug": f"t{scope.tenant_id.hex}", "now": now},
+        )
+        await session.execute(
+            text(
+                "INSERT INTO psp_accounts (tenant_id, live, psp_account_id, psp, name, config, created_at, updated_at)"
+                " VALUES (:tenant, :live, :id, 'none', 'none', '', :now, :now)"
+            ),
+            place | {"id": account},
+        )
+        await session.execute(
+            text(
+                "INSERT INTO payment_methods (tenant_id, live, payment_method_id, vault, vault_token, brand, last4, exp_month,"
+                " exp_year, fingerprint, created_at, updated_at)"
+                " VALUES (:tenant, :live, :id, 'none', 'tok', 'visa', '4242', 12, 2030, 'fp', :now, :now)"
+            ),
+            place | {"id": method},
+        )
+    return MoneyPath(db, tenant, account, method)
+
+
+# -- Through the API ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def psp_url(settings: Settings, sandboxes: None) -> str:
+    """Where the running simulator is."""
+    url: str = settings.plugin["psp-sandbox"]["url"]
+    return url
+
+
+@pytest.fixture
+async def shop(client: httpx.AsyncClient, psp_url: str) -> Shop:
+    """A fresh merchant with the PSP accounts alpha and beta."""
+    return await Shop.open(client, psp_url)
+
+
+@pytest.fixture
+async def other_shop(other_client: httpx.AsyncClient, psp_url: str) -> Shop:
+    """Another tenant."""
+    return await Shop.open(other_client, psp_url)
+
+
+@pytest.fixture
+async def live_shop(live_client: httpx.AsyncClient, psp_url: str) -> Shop:
+    """The tenant of ``shop`` in live mode."""
+    return await Shop.open(live_client, psp_url)
+
+
+class PuppetConfig(msgspec.Struct, frozen=True):
+    """Which puppet."""
+
+    name: str
+
+
+class Puppet:
+    """A PSP that does what the test says.
+
+    Attributes:
+        does: called with the verb and the request; what it returns or raises, the adapter returns or raises.
+        calls: the verbs it was asked for, in order, with their requests.
+    """
+
+    strings: ClassVar[dict[str, Puppet]] = {}
+
+    def __init__(self) -> None:
+        self.name = f"p{clock.random_bytes(6).hex()}"
+        self.does: Callable[[str, Any], Any] = approve
+        self.calls: list[tuple[str, Any]] = []
+        self.strings[self.name] = self
+
+    @property
+    def verbs(self) -> list[str]:
+        """What it was asked for."""
+        return [verb for verb, _ in self.calls]
+
+    async def act(self, verb: str, request: Any) -> Any:
+        """What the adapter does."""
+        self.calls.append((verb, request))
+        done = self.does(verb, request)
+        return await done if inspect.isawaitable(done) else done
+
+
+def approve(_: str, request: Any) -> Any:
+    """What an honest PSP says."""
+    return Approved(psp_ref=f"ref-{request.operation_id}", amount=request.amount)
+
+
+class PuppetPsp:
+    """See ``PspAdapter``. It has no key window, so nothing is ever sent again."""
+
+    name: ClassVar[str] = "puppet"
+    config_type: ClassVar[type[msgspec.Struct]] = PuppetConfig
+    facts: ClassVar[PspFacts] = PspFacts(
+        capabilities=frozenset(Capability), lookup=Lookup(by_reference=True, lag_max=timedelta(0))
+    )
+
+    def __init__(self, config: PuppetConfig, context: PspContext) -> None:  # noqa: ARG002
+        self._puppet = Puppet.strings[config.name]
+
+    async def create_intent(self, request: ChargeRequest) -> Any:
+        return await self._puppet.act("create_intent", request)
+
+    async def continue_intent(self, request: ContinueRequest) -> Any:
+        return await self._puppet.act("continue_intent", request)
+
+    async def capture(self, request: CaptureRequest) -> Any:
+        return await self._puppet.act("capture", request)
+
+    async def cancel(self, request: CancelRequest) -> Any:
+        return await self._puppet.act("cancel", request)
+
+    async def refund(self, request: RefundRequest) -> Any:
+        return await self._puppet.act("refund", request)
+
+    async def retrieve(self, request: RetrieveRequest) -> Any:
+        return await self._puppet.act("retrieve", request)
+
+
+def with_puppets(settings: Settings) -> Plugins:
+    """The plugins of the tests, and one that brings ``PuppetPsp``."""
+    loaded = plugins.load(settings.plugins.enabled)
+    loaded.psps["puppet"] = PuppetPsp
+    loaded.plugin_of_psp["puppet"] = "puppet"
+    return loaded
+
+
+@pytest.fixture(scope="session")
+async def stage(urls: Urls, settings: Settings, master: MasterKey) -> AsyncIterator[Callable[[str], httpx.AsyncClient]]:
+    """A gateway that knows ``PuppetPsp`` and waits for it; makes clients of it: ``stage(api_key)``."""
+    async with gateway(urls.app, with_payments(settings, wait_budget_s=60), master, with_puppets(settings)) as clients:
+        yield clients
+
+
+@pytest.fixture
+def puppet() -> Iterator[Puppet]:
+    """The PSP of ``theatre``."""
+    made = Puppet()
+    yield made
+    del Puppet.strings[made.name]
+
+
+@pytest.fixture
+async def theatre(stage: Callable[[str], httpx.AsyncClient], merchant: Merchant, puppet: Puppet, psp_url: str) -> Shop:
+    """A fresh merchant whose only PSP account is at the puppet; behind the gateway ``stage``."""
+    shop = Shop(stage(merchant.key), psp_url)
+    await shop.add_account("puppet", 1, psp="puppet", config={"name": puppet.name})
+    return shop
+
+
+@pytest.fixture
+def elsewhere(stage: Callable[[str], httpx.AsyncClient], merchant: Merchant, shop: Shop) -> Shop:
+    """The merchant of ``shop`` behind another gateway, which has a memory of its own."""
+    other = Shop(stage(merchant.key), shop.psp_url)
+    other.keys = shop.keys
+    return other
+
+
+@pytest.fixture
+async def hasty(
+    urls: Urls, settings: Settings, master: MasterKey, merchant: Merchant, psp_url: str
+) -> AsyncIterator[Shop]:
+    """A fresh merchant at the simulator, behind a gateway that waits a tenth of a second and not longer."""
+    async with gateway(urls.app, with_payments(settings, wait_budget_s=0.1), master) as clients:
+        yield await Shop.open(clients(merchant.key), psp_url)

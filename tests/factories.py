@@ -1,0 +1,210 @@
+"""What does not matter in a test: request bodies at random, and rows for every table.
+
+from tests.factories import CustomerFactory
+body = CustomerFactory.build(email="ada@example.com")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import asyncpg
+from asyncpg.pool import PoolConnectionProxy
+from polyfactory.factories.msgspec_factory import MsgspecFactory
+
+from clearspan.customers.pii import Address
+from clearspan.customers.schemas import CustomerCreate
+from clearspan.platform import clock
+from clearspan.platform.context import Scope
+from clearspan.platform.crypto import MasterKey
+
+Row = Mapping[str, Any]
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
+
+
+class AddressFactory(MsgspecFactory[Address]):
+    """Postal addresses."""
+
+    __random_seed__ = 1
+
+    country = "GB"
+
+
+class CustomerFactory(MsgspecFactory[CustomerCreate]):
+    """Bodies of ``POST /v1/customers`` with every field."""
+
+    __allow_none_optionals__ = False
+    __random_seed__ = 1
+
+    email = "ada@example.com"
+    phone = "+44 20 7946 0018"
+    address = AddressFactory
+
+    @classmethod
+    def reference(cls) -> str:
+        """One of its own: references are unique."""
+        return f"c-{clock.random_bytes(8).hex()}"
+
+
+def tenant_row(master: MasterKey) -> Row:
+    """A tenant."""
+    tenant_id = clock.new_uuid()
+    return {
+        "tenant_id": tenant_id,
+        "slug": f"t-{tenant_id.hex[-16:]}",
+        "name": "A tenant",
+        "data_key": master.new_data_key(str(tenant_id)),
+        "created_at": clock.now(),
+    }
+
+
+def rows(scope: Scope) -> list[tuple[str, Row]]:
+    """A row for every table that belongs to a tenant and a mode, in an order in which they can be inserted."""
+    now = clock.now()
+    customer, method, account, payment, operation, refund = (clock.new_uuid() for _ in range(6))
+    tables: list[tuple[str, Row]] = [
+        (
+            "api_keys",
+            {
+                "key_id": clock.new_uuid(),
+                "prefix": clock.random_bytes(4).hex(),
+                "secret_hmac": clock.random_bytes(32),
+                "name": "a key",
+                "scopes": ["payments:read"],
+                "created_at": now,
+            },
+        ),
+        ("customers", {"customer_id": customer, "created_at": now, "updated_at": now}),
+        ("customer_pii", {"customer_id": customer, "wrapped_key": b"sealed", "body": b"sealed"}),
+        (
+            "payment_methods",
+            {
+                "payment_method_id": method,
+                "customer_id": customer,
+                "vault": "sandbox",
+                "vault_token": "tok_visa_approved",
+                "brand": "visa",
+                "last4": "1111",
+                "exp_month": 12,
+                "exp_year": 2099,
+                "fingerprint": "f",
+                "created_at": now,
+                "updated_at": now,
+            },
+        ),
+        (
+            "psp_accounts",
+            {
+                "psp_account_id": account,
+                "psp": "sandbox",
+                "name": "alpha",
+                "config": b"sealed",
+                "created_at": now,
+                "updated_at": now,
+            },
+        ),
+        (
+            "payment_intents",
+            {
+                "payment_id": payment,
+                "amount_minor": 1099,
+                "currency": "EUR",
+                "capture_method": "automatic",
+                "customer_present": True,
+                "customer_id": customer,
+                "payment_method_id": method,
+                "psp_account_id": account,
+                "created_at": now,
+                "updated_at": now,
+                "expires_at": now + clock.seconds(86_400),
+                "status": "succeeded",
+                "authorized_minor": 1099,
+                "captured_minor": 1099,
+                "refunded_minor": 99,
+                "charge_operation_id": operation,
+            },
+        ),
+        (
+            "operations",
+            {
+                "operation_id": operation,
+                "payment_id": payment,
+                "kind": "purchase",
+                "state": "succeeded",
+                "amount_minor": 1099,
+                "currency": "EUR",
+                "psp_account_id": account,
+                "payment_method_id": method,
+                "psp_key": f"cs_{operation.hex}",
+                "psp_ref": f"ch_{operation.hex}",
+                "created_at": now,
+                "decided_at": now,
+                "updated_at": now,
+            },
+        ),
+        (
+            "operations",
+            {
+                "operation_id": refund,
+                "payment_id": payment,
+                "kind": "refund",
+                "state": "succeeded",
+                "amount_minor": 99,
+                "currency": "EUR",
+                "psp_account_id": account,
+                "parent_id": operation,
+                "psp_key": f"cs_{refund.hex}",
+                "psp_ref": f"re_{refund.hex}",
+                "created_at": now,
+                "decided_at": now,
+                "updated_at": now,
+            },
+        ),
+        (
+            "facts",
+            {
+                "fact_id": clock.new_uuid(),
+                "payment_id": payment,
+                "operation_id": operation,
+                "source": "response",
+                "observed": "succeeded",
+                "payload_hash": b"hash",
+                "observed_at": now,
+            },
+        ),
+        (
+            "idempotency_keys",
+            {
+                "key_hash": clock.random_bytes(32),
+                "request_hash": clock.random_bytes(32),
+                "state": "done",
+                "lease_token": clock.new_uuid(),
+                "lease_until": now,
+                "created_at": now,
+            },
+        ),
+        (
+            "journal",
+            {
+                "event_id": clock.new_uuid(),
+                "type": "payment.captured",
+                "subject_type": "payment",
+                "subject_id": payment,
+                "sequence": 1,
+                "actor_type": "cli",
+                "actor_id": "tests",
+                "request_id": "req_tests",
+                "data": "{}",
+                "at": now,
+            },
+        ),
+    ]
+    return [(table, {"tenant_id": scope.tenant_id, "live": scope.live, **row}) for table, row in tables]
+
+
+async def insert(connection: Connection, table: str, row: Row) -> None:
+    """Store a row as it is."""
+    columns = ", ".join(row)
+    places = ", ".join(f"${number}" for number in range(1, len(row) + 1))
+    await connection.execute(f"INSERT INTO {table} ({columns}) VALUES ({places})", *row.values())
