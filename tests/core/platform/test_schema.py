@@ -91,8 +91,8 @@ async def test_after_a_restore_into_a_younger_cluster_the_journal_goes_on_in_a_n
     role = urls.app.split("//")[1].split(":")[0]
     insert = (
         "INSERT INTO journal (tenant_id, live, {columns}event_id, type, subject_type, subject_id, sequence, actor_type, actor_id,"
-        " request_id, data, at) VALUES ($1, false, {values}gen_random_uuid(), 'payment.created', 'payment', $1, $2, 'cli', 'test',"
-        " 'req_test', '{{}}', '2026-01-01T00:00:00Z')"
+        " request_id, data, at) VALUES ($1, false, {values}gen_random_uuid(), 'payment.created', 'payment', $1, $2, 'cli',"
+        " 'test', 'req_test', '{{}}', '2026-01-01T00:00:00Z')"
     )
     tenant = clock.new_uuid()
     async with connected(urls.superuser) as connection:
