@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import os
+import signal
+import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -57,6 +61,12 @@ class Shop:
         await shop.add_account("alpha", 10)
         await shop.add_account("beta", 20)
         return shop
+
+    def behind(self, http: httpx.AsyncClient) -> Shop:
+        """The same shop behind another gateway."""
+        other = Shop(http, self.psp_url)
+        other.keys, other._cards = self.keys, self._cards
+        return other
 
     async def add_account(self, name: str, priority: int, **body: Any) -> Json:
         """Another PSP account."""
@@ -255,3 +265,112 @@ def with_payments(settings: Settings, *, lease_s: int | None = None, **changes: 
     if lease_s is None:
         return replaced
     return msgspec.structs.replace(replaced, idempotency=msgspec.structs.replace(replaced.idempotency, lease_s=lease_s))
+
+
+class Web:
+    """Gateways in processes of their own (``tests.system.serve``), each on its port, that live again when they are killed.
+
+    Attributes:
+        urls: one per process.
+        doom: the folder in which a file calls for a kill; see ``tests.system.serve``.
+        kills: how many were killed from here.
+    """
+
+    def __init__(self, process: asyncio.subprocess.Process, urls: list[str], doom: Path) -> None:
+        self._process = process
+        self._pids: dict[int, int] = {}
+        self._born = asyncio.Condition()
+        self.urls = urls
+        self.doom = doom
+        self.kills = 0
+
+    async def watch(self) -> None:
+        """Keep up with who lives."""
+        assert self._process.stdout is not None
+        async for line in self._process.stdout:
+            index, pid = map(int, line.split())
+            async with self._born:
+                self._pids[index] = pid
+                self._born.notify_all()
+
+    async def kill(self, index: int = 0) -> None:
+        """SIGKILL, and wait until another one is there."""
+        async with self._born:
+            await self._born.wait_for(lambda: index in self._pids)
+            os.kill(self._pids.pop(index), signal.SIGKILL)
+            self.kills += 1
+            await self._born.wait_for(lambda: index in self._pids)
+
+
+@asynccontextmanager
+async def web(url: str, settings: Settings, master: MasterKey, folder: Path, *, count: int = 1) -> AsyncIterator[Web]:
+    """Start ``count`` gateways, and stop them at the end."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        listeners = [stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=1024)) for _ in range(count)]
+        task = {
+            "url": url,
+            "master": master._secret.hex(),
+            "folder": str(folder),
+            "plugin": settings.plugin,
+            "payments": settings.payments,
+            "idempotency": settings.idempotency,
+            "sockets": [one.fileno() for one in listeners],
+        }
+        with (folder / "log").open("ab") as log:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "tests.system.serve",
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=log,
+                pass_fds=[one.fileno() for one in listeners],
+                cwd=Path(__file__).parent.parent,
+            )
+        urls = [f"http://127.0.0.1:{one.getsockname()[1]}" for one in listeners]
+        running = Web(process, urls, folder / "doom")
+        assert process.stdin is not None
+        process.stdin.write(msgspec.json.encode(task))
+        process.stdin.close()
+        watching = asyncio.create_task(running.watch())
+        try:
+            for address in urls:
+                await until(lambda address=address: _healthy(address, process, folder / "log"))  # type: ignore[misc]
+            yield running
+        finally:
+            process.terminate()
+            await process.wait()
+            await watching
+
+
+async def _healthy(url: str, process: asyncio.subprocess.Process, log: Path) -> bool | None:
+    assert process.returncode is None, log.read_text(errors="replace")
+    try:
+        async with httpx.AsyncClient(trust_env=False) as http:
+            return True if (await http.get(f"{url}/health/ready")).status_code == 200 else None
+    except httpx.TransportError:
+        return None
+
+
+async def insist(shops: Sequence[Shop], path: str, body: Mapping[str, Any], key: str) -> httpx.Response:
+    """What a careful client does: repeat the same request with the same key until it is answered.
+
+    Args:
+        shops: the same one behind several processes, asked in turn.
+    """
+    passing = {"idempotency_key_in_flight", "payment_in_progress", "database_unavailable", "outcome_not_stored"}
+    turn = itertools.cycle(shops)
+
+    async def ask() -> httpx.Response | None:
+        try:
+            answer = await next(turn).post(path, body, key)
+        except httpx.TransportError:
+            return None
+        if answer.is_success:
+            return answer
+        assert answer.json()["code"] in passing, answer.text
+        await clock.sleep(0.1)
+        return None
+
+    return await until(ask)

@@ -181,6 +181,7 @@ class PaymentSettings(_Table, frozen=True):
     intent_ttl_h: Annotated[int, Meta(ge=1, le=8760)]
     action_ttl_min: Annotated[int, Meta(ge=1, le=43_200)]
     amount_max_minor: Annotated[int, Meta(ge=1, le=10**12)]
+    quarantine_h: Annotated[int, Meta(ge=1, le=8760)]
 
 
 class IdempotencySettings(_Table, frozen=True):

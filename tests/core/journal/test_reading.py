@@ -396,8 +396,8 @@ async def insert_payment(
     )
     await connection.execute(
         "INSERT INTO operations (tenant_id, live, operation_id, payment_id, kind, state, amount_minor, currency,"
-        " psp_account_id, psp_key, created_at, updated_at)"
-        " VALUES ($1, $2, $3, $4, 'purchase', 'submitted', 100, 'EUR', $5, 'key', now(), now())",
+        " psp_account_id, psp_key, created_at, sent_at, updated_at)"
+        " VALUES ($1, $2, $3, $4, 'purchase', 'submitted', 100, 'EUR', $5, 'key', now(), now(), now())",
         *scope,
         operation_id,
         payment_id,

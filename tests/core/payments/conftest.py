@@ -303,9 +303,7 @@ async def theatre(stage: Callable[[str], httpx.AsyncClient], merchant: Merchant,
 @pytest.fixture
 def elsewhere(stage: Callable[[str], httpx.AsyncClient], merchant: Merchant, shop: Shop) -> Shop:
     """The merchant of ``shop`` behind another gateway, which has a memory of its own."""
-    other = Shop(stage(merchant.key), shop.psp_url)
-    other.keys = shop.keys
-    return other
+    return shop.behind(stage(merchant.key))
 
 
 @pytest.fixture

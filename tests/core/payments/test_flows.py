@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import httpx
 import pytest
@@ -57,7 +58,7 @@ def amounts(payment: Json) -> dict[str, int]:
 
 
 async def test_a_created_payment_keeps_what_was_sent_and_charges_nothing(shop: Shop) -> None:
-    fields = {
+    fields: Json = {
         "reference": "order-1042",
         "description": "Two coffees",
         "return_url": "https://shop.example/thanks?order=1",
@@ -380,7 +381,7 @@ async def test_what_was_not_captured_cannot_be_refunded(shop: Shop, which: str) 
 # -- 3-D Secure -----------------------------------------------------------------------------------------------------------------
 
 
-async def challenged(shop: Shop, card: str = "tok_3ds_challenge", **fields: object) -> Json:
+async def challenged(shop: Shop, card: str = "tok_3ds_challenge", **fields: Any) -> Json:
     payment = await told(shop, await shop.pay(1000, card, return_url="https://shop.example/back?o=1", **fields), 201)
     assert payment["status"] == "requires_action"
     assert payment["next_action"]["type"] == "redirect"
@@ -525,8 +526,8 @@ async def test_an_account_that_does_not_exist_or_is_disabled_takes_nothing_and_t
     accounts = (await shop.http.get("/v1/psp-accounts")).json()["data"]
     for account in accounts:
         await shop.http.patch(f"/v1/psp-accounts/{account['id']}", json={"status": "disabled"})
-    for fields in ({}, {"psp_account": "alpha"}):
-        assert code(await shop.pay(**fields)) == (422, "no_psp_account")
+    for name in (None, "alpha"):
+        assert code(await shop.pay(psp_account=name)) == (422, "no_psp_account")
     assert code(await shop.act(await shop.ready(), "confirm")) == (422, "no_psp_account")
     assert await shop.book() == []
 

@@ -147,7 +147,7 @@ async def test_a_key_with_another_request_is_refused(
     key = new_key()
     first = await shop.post(path, body, key)
     assert first.status_code == status
-    other = {"reference": "another"} if path == "/v1/payments" else {}
+    other: Json = {"reference": "another"} if path == "/v1/payments" else {}
     other |= {"params": {"c": "d"}} if path.endswith("continue") else {}
     other |= {"reason": "another"} if path.endswith(("cancel", "refunds")) else {}
     other |= {"amount_minor": 77} if path.endswith("capture") else {}

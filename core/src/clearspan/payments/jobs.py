@@ -25,6 +25,14 @@ async def expire_payments(ctx: Context, *, tenant_id: str, live: bool) -> int:
     return await payments.expire_stale(scope, ctx["request_id"], settings.worker.sweep_batch)
 
 
+async def recover_operations(ctx: Context, *, tenant_id: str, live: bool) -> int:
+    """Find out what became of operations whose outcome is open; returns how many were looked at."""
+    payments: Payments = ctx["payments"]
+    settings: Settings = ctx["settings"]
+    scope = Scope(tenant_id=UUID(tenant_id), live=live)
+    return await payments.recover(scope, ctx["request_id"], settings.worker.sweep_batch)
+
+
 async def expire_keys(ctx: Context, *, tenant_id: str, live: bool) -> int:
     """Forget the answers kept under idempotency keys that are older than the replay window; the keys stay spent."""
     db: Database = ctx["db"]
@@ -38,5 +46,9 @@ async def expire_keys(ctx: Context, *, tenant_id: str, live: bool) -> int:
     return int(await db.call("idempotency_purge", document))
 
 
-JOBS = {"expire_payments": expire_payments, "expire_keys": expire_keys}
+JOBS = {
+    "expire_payments": expire_payments,
+    "recover_operations": recover_operations,
+    "expire_keys": expire_keys,
+}
 """By the name that ``due_work`` gives them."""

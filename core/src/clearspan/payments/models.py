@@ -83,6 +83,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     amount_minor: int
     currency: str
     created_at: datetime
+    sent_at: datetime
     updated_at: datetime
     psp_account_id: UUID
     psp_key: str
@@ -104,6 +105,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     routing: dict[str, Any] = {}
     lease_token: UUID | None = None
     lease_until: datetime | None = None
+    sweep_step: int = 0
     decided_at: datetime | None = None
 
 

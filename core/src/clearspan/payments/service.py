@@ -23,7 +23,7 @@ import asyncpg
 import msgspec
 import structlog
 
-from clearspan.payments import errors
+from clearspan.payments import errors, recovery
 from clearspan.payments.models import (
     FINAL,
     Operation,
@@ -33,6 +33,7 @@ from clearspan.payments.models import (
     derive,
     next_state,
 )
+from clearspan.payments.recovery import NextStep
 from clearspan.payments.schemas import (
     AuditOut,
     PaymentCancel,
@@ -73,9 +74,6 @@ from clearspan.settings import Settings
 log = structlog.get_logger("clearspan.payments")
 KEY_LENGTH = 32
 SETTLE_TRIES = 8
-RESEND_SHARE = 0.8
-"""A key is sent again only within this share of the PSP's window (payments age, clocks differ)."""
-RECOVERY_AFTER_S = 2
 
 
 class Opened(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,6 +124,7 @@ class _Stale(msgspec.Struct, frozen=True):
 
 
 _OPENED = msgspec.json.Decoder(Opened)
+_OPENED_LIST = msgspec.json.Decoder(list[Opened])
 _SETTLED = msgspec.json.Decoder(Settled)
 _DETAILS = msgspec.json.Decoder(Details)
 _DETAILS_LIST = msgspec.json.Decoder(list[Details])
@@ -323,9 +322,7 @@ class Payments:
             names = await self._psps.names(caller.scope, fresh=True)
             wanted["account_ids"] = [account for account, words in names.items() if psp in words]
         page = _DETAILS_LIST.decode(
-            await self._db.call(
-                "payment_list", _place(caller.scope) | wanted | {"limit": limit + 1} | _after("pay", cursor)
-            )
+            await self._db.call("payment_list", _place(caller.scope) | wanted | {"limit": limit + 1} | _after(cursor))
         )
         rows = [await self._detailed(caller.scope, details) for details in page[:limit]]
         more = len(page) > limit
@@ -348,7 +345,7 @@ class Payments:
 
     async def list_refunds(self, caller: Caller, payment: str | None, limit: int, cursor: str | None) -> RefundList:
         """A page, newest first."""
-        document: dict[str, Any] = _place(caller.scope) | {"limit": limit + 1} | _after("re", cursor)
+        document: dict[str, Any] = _place(caller.scope) | {"limit": limit + 1} | _after(cursor)
         if payment is not None:
             document["payment_id"] = (await self._find(caller.scope, _payment_id(payment))).payment.payment_id
         page = _REFUNDS.decode(await self._db.call("refund_list", document))
@@ -391,7 +388,12 @@ class Payments:
         for stale in _STALE.decode(await self._db.call("stale_payments", document | {"most": most})):
             try:
                 if stale.status == PaymentStatus.REQUIRES_ACTION:
-                    await self._give_up_action(caller, stale)
+                    opened = await self._lease(
+                        caller, clock.now(), stale.payment_id, stale.operation_id, "expire", None
+                    )
+                    if opened.sending is not None:
+                        observation = await self._give_up_action(caller, opened)
+                        await self._settle(caller, None, opened, observation, _no_answer)
                 await self._db.call(
                     "payment_close",
                     self._document(caller, None, now) | {"payment_id": stale.payment_id, "want": "expire"},
@@ -400,6 +402,75 @@ class Payments:
                 continue  # It moved on meanwhile, or the PSP gave no clear answer: the next sweep looks again.
             closed += 1
         return closed
+
+    async def recover(self, scope: Scope, request_id: str, most: int) -> int:
+        """Ask the PSPs about operations whose outcome is open and due; ``payments.recovery`` has the rules.
+
+        Returns:
+            how many were looked at.
+        """
+        caller = system(scope, "recovery", request_id)
+        looked_at = 0
+        while looked_at < most:
+            now = clock.now()
+            document = self._document(caller, None, now) | self._lease_fields(now)
+            document |= {"most": min(recovery.BATCH, most - looked_at), "delays_s": recovery.DELAYS_S}
+            claimed = _OPENED_LIST.decode(await self._db.call("operations_claim", document))
+            if not claimed:
+                break
+            await asyncio.gather(*(self._recover_one(caller, opened) for opened in claimed))
+            looked_at += len(claimed)
+        return looked_at
+
+    async def _recover_one(self, caller: Caller, opened: Opened) -> None:
+        operation = opened.operation
+        assert operation is not None
+        if operation.state is OperationState.REQUIRES_ACTION:
+            observation = await self._give_up_action(caller, opened)
+        else:
+            observation = await self._find_out(caller, opened)
+        await self._settle(caller, None, opened, observation, _no_answer)
+
+    async def _find_out(self, caller: Caller, opened: Opened) -> Observation:
+        """What can be said of an operation after a lookup, and after sending it again where the rules allow that."""
+        payment, operation, sending = opened.payment, opened.operation, opened.sending
+        assert payment is not None
+        assert operation is not None
+        assert sending is not None
+        undecided = "pending" if operation.state is OperationState.PENDING else "unknown"
+        psp = await self._psps.open(caller.scope, sending)
+        found = Observation(observed="not_found", source="system", code="no_lookup")
+        if psp.facts.lookup.by_reference or operation.psp_ref is not None:
+            found = await self._look_up(caller.scope, operation, sending)
+        now = clock.now()
+        if found.observed == "not_found":
+            step = recovery.after_nothing_was_found(payment, operation, psp.facts, now)
+            if step is NextStep.RESEND and operation.state is not OperationState.PENDING:
+                return await self._resend(caller, opened)
+            if step is NextStep.NOT_CHARGED and operation.state is OperationState.UNKNOWN:
+                return msgspec.structs.replace(found, observed="not_charged", code="not_found_in_time")
+        if found.observed in ("not_found", "not_sent", "unknown"):
+            limit = timedelta(hours=self._settings.payments.quarantine_h)
+            if recovery.quarantined(operation, now, limit):
+                return msgspec.structs.replace(found, observed="needs_review", code="quarantined")
+            # That a *lookup* was not sent says nothing about the operation.
+            return msgspec.structs.replace(found, observed=undecided, code=found.code or "lookup_found_nothing")
+        return found
+
+    async def _resend(self, caller: Caller, opened: Opened) -> Observation:
+        """Send the same operation under the same key once more, and say so first."""
+        operation = opened.operation
+        assert operation is not None
+        document = _place(caller.scope) | {
+            "now": clock.now(),
+            "operation_id": operation.operation_id,
+            "lease_token": operation.lease_token,
+        }
+        if not msgspec.json.decode(await self._db.call("operation_resend", document)):
+            return Observation(observed="unknown", source="system", code="lease_lost")
+        again = await self._send(caller, opened)
+        # That this try was not sent does not prove that the first one was not.
+        return msgspec.structs.replace(again, observed="unknown") if again.observed == "not_sent" else again
 
     async def drain(self, seconds: float) -> None:
         """Wait for calls to PSPs that are under way. What is left stays ``submitted``; its lease runs out and recovery asks."""
@@ -525,23 +596,20 @@ class Payments:
                 return await psp.observe(psp.adapter.refund(refund), amount, "refund")
 
     async def _look_up_or_repeat(self, caller: Caller, opened: Opened) -> Observation:
-        """After a crash: ask the PSP; if it knows nothing and its key window is open, send the *same* key again."""
+        """After a crash, when the client repeats its request: ask the PSP, else send the *same* key again while it holds."""
         operation, sending = opened.operation, opened.sending
         assert operation is not None
         assert sending is not None
         psp = await self._psps.open(caller.scope, sending)
         if psp.facts.lookup.by_reference or operation.psp_ref is not None:
             found = await self._look_up(caller.scope, operation, sending)
-            if found.observed not in ("not_found", "not_sent"):
-                return found
             if found.observed == "not_sent":
                 # The *lookup* was not sent; that says nothing about the operation.
                 return msgspec.structs.replace(found, observed="unknown")
-        age = (clock.now() - operation.created_at).total_seconds()
-        if age < RESEND_SHARE * psp.facts.idempotency.window.total_seconds():
-            again = await self._send(caller, opened)
-            # That this try was not sent does not prove that the first one was not.
-            return msgspec.structs.replace(again, observed="unknown") if again.observed == "not_sent" else again
+            if found.observed != "not_found":
+                return found
+        if recovery.may_resend(operation, psp.facts, clock.now()):
+            return await self._resend(caller, opened)
         return Observation(observed="unknown", source="system", code="lookup_found_nothing")
 
     async def _look_up(self, scope: Scope, operation: Operation, sending: Sending) -> Observation:
@@ -574,7 +642,7 @@ class Payments:
             "fact": observation.fact() | {"fact_id": clock.new_uuid()},
             "next_action": observation.next_action,
             "action_expires_at": action_expires_at,
-            "sweep_at": now + timedelta(seconds=RECOVERY_AFTER_S),
+            "sweep_at": recovery.next_look(operation, now),
         }
         answer = None
         if key is not None:
@@ -620,12 +688,11 @@ class Payments:
         document |= {"payment_id": payment_id, "operation_id": operation_id, "want": want}
         return _OPENED.decode(await self._db.call("operation_lease", document))
 
-    async def _give_up_action(self, caller: Caller, stale: _Stale) -> None:
+    async def _give_up_action(self, caller: Caller, opened: Opened) -> Observation:
         """A charge whose payer never came back: look it up, and cancel it at the PSP if it still waits."""
-        opened = await self._lease(caller, clock.now(), stale.payment_id, stale.operation_id, "expire", None)
         operation, sending = opened.operation, opened.sending
-        if operation is None or sending is None:
-            return
+        assert operation is not None
+        assert sending is not None
         observation = await self._look_up(caller.scope, operation, sending)
         if observation.observed == "requires_action":
             psp = await self._psps.open(caller.scope, sending)
@@ -639,16 +706,13 @@ class Payments:
             )
             canceled = await psp.observe(psp.adapter.cancel(request), amount, "cancel")
             if canceled.observed == "succeeded":
-                observation = Observation(
-                    observed="expired", source="response", code="action_expired", raw=canceled.raw
-                )
+                return Observation(observed="expired", source="response", code="action_expired", raw=canceled.raw)
         if observation.observed in ("not_found", "not_sent"):
-            raise errors.UnknownOutcome  # Neither proves that the payer did not just finish.
-
-        async def nothing(*_: object) -> Answer:
-            return Answer(200, b"")
-
-        await self._settle(caller, None, opened, observation, nothing)
+            # Neither proves that the payer did not just finish.
+            return msgspec.structs.replace(
+                observation, observed="unknown", code=observation.code or "lookup_found_nothing"
+            )
+        return observation
 
     async def _charge(
         self, caller: Caller, key: IdempotencyKey, now: datetime, currency: str, capture_method: str, wanted: str | None
@@ -809,6 +873,11 @@ def _predict(
     return msgspec.structs.replace(derived, sequence=payment.sequence + 1, updated_at=now), rows, changed
 
 
+async def _no_answer(*_: object) -> Answer:
+    """Nobody waits for the answer of what the gateway does on its own."""
+    return Answer(200, b"")
+
+
 def _required(key: IdempotencyKey | None) -> IdempotencyKey:
     if key is None:
         raise KeyMissing
@@ -846,7 +915,7 @@ def _cursor(moment: datetime, identity: UUID) -> str:
     return base64.urlsafe_b64encode(f"{moment.isoformat()}|{identity}".encode()).decode().rstrip("=")
 
 
-def _after(_: str, cursor: str | None) -> dict[str, Any]:
+def _after(cursor: str | None) -> dict[str, Any]:
     if cursor is None:
         return {}
     try:

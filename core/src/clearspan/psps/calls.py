@@ -158,7 +158,7 @@ def _read(outcome: Outcome | NotFound, asked: Money, source: str) -> Observation
             )
         case Pending():
             return Observation(observed="pending", source=source, psp_ref=_reference(outcome.psp_ref), raw=raw)
-        case NotFound():
+        case NotFound() if source == "lookup":
             return Observation(observed="not_found", source=source, raw=raw)
     raise OutcomeUnknown(f"the adapter returned a {type(outcome).__name__}")
 

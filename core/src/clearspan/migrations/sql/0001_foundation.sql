@@ -202,6 +202,7 @@ CREATE TABLE operations (
     sweep_at          timestamptz, -- when recovery looks at it next; null when there is nothing to find out
     sweep_step        smallint    NOT NULL DEFAULT 0,
     created_at        timestamptz NOT NULL,
+    sent_at           timestamptz NOT NULL, -- the last time it went out: from then on it may still take effect
     decided_at        timestamptz,
     updated_at        timestamptz NOT NULL,
     PRIMARY KEY (tenant_id, live, operation_id),

@@ -192,12 +192,12 @@ CREATE OR REPLACE FUNCTION operation_insert_{{v}}(p jsonb, payment payment_inten
 RETURNS operations LANGUAGE sql AS $$
     INSERT INTO operations (tenant_id, live, operation_id, payment_id, kind, state, amount_minor, currency, psp_account_id,
         payment_method_id, parent_id, psp_key, final, reason, reference, metadata, routing, lease_token, lease_until, sweep_at,
-        created_at, updated_at)
+        created_at, sent_at, updated_at)
     SELECT payment.tenant_id, payment.live, (o->>'operation_id')::uuid, payment.payment_id, kind, 'submitted', amount,
         payment.currency, (o->>'psp_account_id')::uuid, payment.payment_method_id, parent, o->>'psp_key',
         COALESCE((o->>'final')::boolean, false), o->>'reason', o->>'reference', COALESCE(o->'metadata', '{}'),
         COALESCE(o->'routing', '{}'), (o->>'lease_token')::uuid, (o->>'lease_until')::timestamptz,
-        (o->>'lease_until')::timestamptz, (p->>'now')::timestamptz, (p->>'now')::timestamptz
+        (o->>'lease_until')::timestamptz, (p->>'now')::timestamptz, (p->>'now')::timestamptz, (p->>'now')::timestamptz
     FROM (SELECT p->'operation' AS o) AS given
     RETURNING *;
 $$;
@@ -522,6 +522,8 @@ BEGIN
                                  THEN COALESCE((p->>'action_expires_at')::timestamptz, action_expires_at) END,
         lease_until = CASE WHEN op.lease_token IS NOT DISTINCT FROM (p->>'lease_token')::uuid THEN NULL ELSE lease_until END,
         sweep_at = CASE WHEN after IN ('pending', 'unknown') THEN (p->>'sweep_at')::timestamptz
+                        -- Somebody else looks already, and knows better when to look again.
+                        WHEN after = 'submitted' THEN sweep_at
                         WHEN after = 'requires_action' THEN COALESCE((p->>'action_expires_at')::timestamptz, action_expires_at)
                    END,
         decided_at = CASE WHEN after IN ('succeeded', 'declined', 'expired', 'not_charged', 'not_sent', 'surplus')

@@ -13,6 +13,12 @@ BEGIN
             ORDER BY expires_at LIMIT most) AS stale
         GROUP BY tenant_id, live
         UNION ALL
+        SELECT tenant_id, live, 'recover_operations', count(*) FROM (
+            SELECT tenant_id, live FROM operations
+            WHERE sweep_at <= moment AND state IN ('prepared', 'submitted', 'requires_action', 'pending', 'unknown')
+            ORDER BY sweep_at LIMIT most) AS open_outcomes
+        GROUP BY tenant_id, live
+        UNION ALL
         SELECT tenant_id, live, 'expire_keys', count(*) FROM (
             SELECT tenant_id, live FROM idempotency_keys WHERE state = 'done' AND created_at < keys_before
             ORDER BY created_at LIMIT most) AS old

@@ -1,0 +1,70 @@
+"""Finding out what became of an operation when nobody said: the rules, without I/O.
+
+An operation whose outcome is not known is looked up at growing distances (``DELAYS_S``, then daily). What is found is
+a fact. When the PSP finds nothing, that alone proves nothing, because a request may take effect late; so, in this
+order:
+
+1. the charge is still wanted and the PSP still remembers the key: send the *same* key again;
+2. the PSP's longest late effect has passed since: it was never executed (``not_charged``), and a new try may be made;
+3. else wait.
+
+After ``payments.quarantine_h`` without an answer a human decides (``needs_review``). Age alone never makes a failure.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from clearspan.payments.models import CHARGES, Operation, OperationState, Payment
+from clearspan.sdk import PspFacts
+
+DELAYS_S = (2, 10, 60, 300, 900, 3600, 21_600, 86_400)
+"""Seconds from one look to the next; the last one repeats."""
+RESEND_SHARE = 0.8
+"""A key is sent again only within this share of the PSP's window, from its first use (clocks differ, and requests travel)."""
+BATCH = 16
+"""Operations looked at together: few enough that all are done before their lease ends."""
+WANTED_FOR = timedelta(minutes=15)
+"""A charge with the customer present is sent again only so long after its confirmation: by then the customer has gone."""
+
+
+class NextStep(StrEnum):
+    """What to do when a lookup found nothing."""
+
+    RESEND = "resend"
+    NOT_CHARGED = "not_charged"
+    WAIT = "wait"
+
+
+def next_look(operation: Operation, now: datetime) -> datetime:
+    """When to look again after this look."""
+    return now + timedelta(seconds=DELAYS_S[min(operation.sweep_step, len(DELAYS_S) - 1)])
+
+
+def still_wanted(payment: Payment, operation: Operation, now: datetime) -> bool:
+    """Whether sending the operation again is what the merchant and the payer still expect."""
+    if operation.kind not in CHARGES:
+        return True  # The merchant asked for it, and nobody stands at a till.
+    if payment.canceled_at is not None or payment.expires_at <= now:
+        return False
+    return not payment.customer_present or now - operation.created_at <= WANTED_FOR
+
+
+def may_resend(operation: Operation, facts: PspFacts, now: datetime) -> bool:
+    """Whether the PSP surely still remembers the key."""
+    return now - operation.created_at < facts.idempotency.window * RESEND_SHARE
+
+
+def after_nothing_was_found(payment: Payment, operation: Operation, facts: PspFacts, now: datetime) -> NextStep:
+    """The rule for a lookup by reference that found nothing."""
+    if may_resend(operation, facts, now) and still_wanted(payment, operation, now):
+        return NextStep.RESEND
+    if facts.lookup.by_reference and now - operation.sent_at > facts.max_late_effect + facts.lookup.lag_max:
+        return NextStep.NOT_CHARGED
+    return NextStep.WAIT
+
+
+def quarantined(operation: Operation, now: datetime, limit: timedelta) -> bool:
+    """Whether a human must decide."""
+    return operation.state is OperationState.UNKNOWN and now - operation.created_at > limit

@@ -1,0 +1,48 @@
+-- Recovery: operations whose outcome must be found out.
+--
+-- operations.sweep_at says when somebody looks next: the end of the lease while a call is under way, a step of p->'delays_s' while the
+-- outcome is unknown or pending, the end of the payer's time for an action. It is null when there is nothing to find out.
+
+-- Take up to p->>'most' due operations of one tenant under a lease: no two workers get the same, and a worker that dies gives
+-- them back when the lease ends. The next look is set here, before anything is asked, so that nothing is asked in a loop.
+CREATE OR REPLACE FUNCTION operations_claim_{{v}}(p jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+    tenant uuid := (p->>'tenant_id')::uuid;
+    is_live boolean := (p->>'live')::boolean;
+    moment timestamptz := (p->>'now')::timestamptz;
+    last_step integer := jsonb_array_length(p->'delays_s') - 1;
+    claimed jsonb := '[]';
+    op operations;
+    pay payment_intents;
+BEGIN
+    PERFORM enter_{{v}}(p);
+    FOR op IN
+        SELECT * FROM operations o
+        WHERE o.tenant_id = tenant AND o.live = is_live AND o.sweep_at <= moment
+          AND o.state IN ('prepared', 'submitted', 'requires_action', 'pending', 'unknown')
+          AND (o.lease_until IS NULL OR o.lease_until <= moment)
+        ORDER BY o.sweep_at LIMIT (p->>'most')::integer FOR UPDATE SKIP LOCKED
+    LOOP
+        UPDATE operations SET lease_token = (p->>'lease_token')::uuid, lease_until = (p->>'lease_until')::timestamptz,
+            sweep_at = greatest((p->>'lease_until')::timestamptz, moment + make_interval(
+                secs => (p->'delays_s'->>least(op.sweep_step, last_step))::double precision)),
+            sweep_step = least(op.sweep_step + 1, 1000), updated_at = moment
+        WHERE tenant_id = tenant AND live = is_live AND operation_id = op.operation_id RETURNING * INTO op;
+        SELECT * INTO STRICT pay FROM payment_intents i
+        WHERE i.tenant_id = tenant AND i.live = is_live AND i.payment_id = op.payment_id;
+        claimed := claimed || jsonb_build_object('payment', to_jsonb(pay), 'operation', to_jsonb(op), 'sending', sending_{{v}}(op),
+                                                 'operations', operations_of_{{v}}(pay));
+    END LOOP;
+    RETURN claimed;
+END $$;
+
+-- Say, committed, that an operation goes out again under the same key; false when the lease is somebody else's by now.
+CREATE OR REPLACE FUNCTION operation_resend_{{v}}(p jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM set_config('app.tenant', p->>'tenant_id', true), set_config('app.live', p->>'live', true);
+    UPDATE operations SET sent_at = (p->>'now')::timestamptz, updated_at = (p->>'now')::timestamptz
+    WHERE tenant_id = (p->>'tenant_id')::uuid AND live = (p->>'live')::boolean
+      AND operation_id = (p->>'operation_id')::uuid AND lease_token = (p->>'lease_token')::uuid
+      AND lease_until > (p->>'now')::timestamptz AND state IN ('submitted', 'unknown');
+    RETURN to_jsonb(FOUND);
+END $$;

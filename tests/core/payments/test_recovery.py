@@ -1,0 +1,465 @@
+"""The gateway finds out by itself what became of a payment: by lookup, by the same key again, by proof; never by age."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.core.payments.conftest import Puppet, PuppetPsp, approve, with_puppets
+from tests.shop import Shop, code
+
+from clearspan.app import Gateway
+from clearspan.payments import recovery
+from clearspan.payments.models import Operation, OperationState, Payment, PaymentStatus
+from clearspan.payments.recovery import NextStep
+from clearspan.platform import clock
+from clearspan.platform.crypto import MasterKey
+from clearspan.sdk import (
+    ActionRequired,
+    Declined,
+    Idempotency,
+    Lookup,
+    NotFound,
+    OutcomeUnknown,
+    Pending,
+    PspFacts,
+    PspUnavailable,
+    RedirectAction,
+)
+from clearspan.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.conftest import Merchant, Urls
+
+
+class KeyedPsp(PuppetPsp):
+    """A puppet that remembers keys for a day."""
+
+    name: ClassVar[str] = "keyed"
+    facts: ClassVar[PspFacts] = msgspec.structs.replace(
+        PuppetPsp.facts, idempotency=Idempotency(timedelta(days=1), max_len=64), max_late_effect=timedelta(minutes=5)
+    )
+
+
+class Later:
+    """A clock that is ahead; everything else is the real one's."""
+
+    def __init__(self, real: clock.Clock, ahead: timedelta) -> None:
+        self._real = real
+        self._ahead = ahead
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    def now(self) -> datetime:
+        return self._real.now() + self._ahead
+
+
+@contextmanager
+def later(**span: float) -> Iterator[None]:
+    """As if so much time had passed."""
+    real = clock.use(clock.SystemClock())
+    clock.use(Later(real, timedelta(**span)))  # type: ignore[arg-type]  # the rest comes from the real one
+    try:
+        yield
+    finally:
+        clock.use(real)
+
+
+class Recovery:
+    """A worker's gateway: it shares nothing with the one that was asked but the database."""
+
+    def __init__(self, gateway: Gateway, merchant: Merchant) -> None:
+        self._gateway = gateway
+        self._scope = merchant.caller.scope
+
+    async def run(self, most: int = 100) -> int:
+        """One job."""
+        return await self._gateway.payments.recover(self._scope, "req_recovery", most)
+
+
+@pytest.fixture(scope="module")
+async def worker(urls: Urls, settings: Settings, master: MasterKey) -> AsyncIterator[Gateway]:
+    """A second process's services."""
+    loaded = with_puppets(settings)
+    loaded.psps["keyed"] = KeyedPsp
+    loaded.plugin_of_psp["keyed"] = "keyed"
+    gateway = Gateway(settings, urls.app, master, loaded)
+    await gateway.open()
+    yield gateway
+    await gateway.close()
+
+
+@pytest.fixture
+def recover(worker: Gateway, merchant: Merchant) -> Recovery:
+    """Runs the recovery of the merchant's operations."""
+    return Recovery(worker, merchant)
+
+
+@pytest.fixture
+async def keyed(
+    urls: Urls, settings: Settings, master: MasterKey, merchant: Merchant, puppet: Puppet, psp_url: str, worker: Gateway
+) -> AsyncIterator[Shop]:
+    """A merchant at a PSP that remembers keys, behind the worker's own services."""
+    import httpx
+    from tests.conftest import BASE_URL
+
+    from clearspan.app import create_app
+
+    transport = httpx.ASGITransport(app=create_app(worker))  # type: ignore[arg-type]  # its ASGI types are its own
+    headers = {"Authorization": f"Bearer {merchant.key}"}
+    async with httpx.AsyncClient(transport=transport, base_url=BASE_URL, headers=headers) as client:
+        shop = Shop(client, psp_url)
+        await shop.add_account("keyed", 1, psp="keyed", config={"name": puppet.name})
+        yield shop
+
+
+def unclear(*_: Any) -> Any:
+    raise OutcomeUnknown("sent, no answer")
+
+
+def nothing_found(verb: str, _: Any) -> Any:
+    if verb == "retrieve":
+        return NotFound()
+    raise OutcomeUnknown("sent, no answer")
+
+
+async def in_doubt(shop: Shop, puppet: Puppet, **fields: Any) -> dict[str, Any]:
+    """A payment whose charge got no clear answer."""
+    puppet.does = unclear
+    payment: dict[str, Any] = (await shop.pay(**fields)).json()
+    assert (payment["status"], payment["outcome"]) == ("processing", "unknown")
+    return payment
+
+
+async def status(shop: Shop, payment: dict[str, Any]) -> tuple[str, str | None]:
+    found = await shop.get(payment)
+    return found["status"], found["outcome"]
+
+
+@pytest.mark.parametrize(
+    ("found", "after"),
+    [
+        (approve, "succeeded"),
+        (lambda *_: Declined(code="do_not_honor", raw_code="05"), "requires_payment_method"),
+        (lambda *_: ActionRequired(psp_ref="r-1", action=RedirectAction("https://psp.test/c")), "requires_action"),
+    ],
+    ids=["approved", "declined", "action"],
+)
+async def test_a_lookup_decides_what_nobody_answered(
+    theatre: Shop, puppet: Puppet, recover: Recovery, found: Callable[..., Any], after: str
+) -> None:
+    payment = await in_doubt(theatre, puppet)
+    puppet.does = found
+    with later(seconds=3):
+        assert await recover.run() == 1
+    assert await status(theatre, payment) == (after, None)
+    assert puppet.verbs == ["create_intent", "retrieve"]
+    assert [one["source"] for one in (await theatre.get(payment))["operations"][0]["observations"]] == [
+        "response",
+        "lookup",
+    ]
+    with later(seconds=60):
+        assert await recover.run() == 0, "what is decided is not asked again"
+
+
+async def test_nothing_found_is_no_proof_until_the_longest_late_effect_has_passed(
+    theatre: Shop, puppet: Puppet, recover: Recovery
+) -> None:
+    payment = await in_doubt(theatre, puppet)
+    puppet.does = nothing_found
+    for hours in (0.1, 2, 20, 7 * 24 - 1):
+        with later(hours=hours):
+            await recover.run()
+            found = await theatre.get(payment)
+            assert found["outcome"] == "unknown", hours
+            assert code(await theatre.act(payment, "confirm")) == (409, "operation_outcome_unknown")
+    assert "create_intent" not in puppet.verbs[1:], "without keys nothing is ever sent again"
+
+
+async def test_proof_that_nothing_was_executed_frees_the_payment(
+    keyed: Shop, puppet: Puppet, recover: Recovery
+) -> None:
+    payment = await in_doubt(keyed, puppet)
+    puppet.does = nothing_found
+    with later(minutes=16):  # The customer has gone: the charge is not sent again.
+        await recover.run()
+        assert (await keyed.get(payment))["last_error"]["code"] == "not_found_in_time"
+        puppet.does = approve
+        again = await keyed.act(payment, "confirm")
+        assert again.json()["status"] == "succeeded"
+    keys = [request.key for verb, request in puppet.calls if verb == "create_intent"]
+    assert len(set(keys)) == 2, "a proven non-execution may be followed by a new key"
+
+
+async def test_what_the_psp_does_not_know_is_sent_again_under_the_same_key(
+    keyed: Shop, puppet: Puppet, recover: Recovery
+) -> None:
+    payment = await in_doubt(keyed, puppet)
+
+    def lost(verb: str, request: Any) -> Any:
+        return NotFound() if verb == "retrieve" else approve(verb, request)
+
+    puppet.does = lost
+    with later(seconds=3):
+        assert await recover.run() == 1
+    assert await status(keyed, payment) == ("succeeded", None)
+    sent = [request for verb, request in puppet.calls if verb == "create_intent"]
+    assert len(sent) == 2
+    assert sent[0] == sent[1], "the same key and the same bytes"
+
+
+async def test_a_second_try_that_is_not_sent_leaves_the_first_unknown(
+    keyed: Shop, puppet: Puppet, recover: Recovery
+) -> None:
+    payment = await in_doubt(keyed, puppet)
+
+    def away(verb: str, _: Any) -> Any:
+        if verb == "retrieve":
+            return NotFound()
+        raise PspUnavailable("connection refused")
+
+    puppet.does = away
+    with later(seconds=3):
+        await recover.run()
+    assert await status(keyed, payment) == ("processing", "unknown")
+
+
+async def test_after_a_crash_too_a_second_try_that_is_not_sent_proves_nothing(
+    keyed: Shop, puppet: Puppet, recover: Recovery
+) -> None:
+    asked, release = asyncio.Event(), asyncio.Event()
+
+    async def hang(verb: str, request: Any) -> Any:
+        if verb == "retrieve":
+            return NotFound()
+        if asked.is_set():
+            raise PspUnavailable("connection refused")
+        asked.set()
+        await release.wait()
+        return approve(verb, request)
+
+    puppet.does = hang
+    paying = asyncio.create_task(keyed.pay())
+    await asked.wait()
+    with later(seconds=31):
+        assert await recover.run() == 1
+        listed = (await keyed.http.get("/v1/payments?status=unknown")).json()["data"]
+    assert [one["outcome"] for one in listed] == ["unknown"]
+    release.set()
+    assert (await paying).json()["status"] == "succeeded", "what the first try brought is still a fact"
+
+
+async def test_a_late_effect_is_counted_from_the_last_time_it_was_sent(
+    keyed: Shop, puppet: Puppet, recover: Recovery
+) -> None:
+    payment = await in_doubt(keyed, puppet)
+    puppet.does = nothing_found
+    with later(minutes=14):
+        await recover.run()  # sent again, and again without an answer
+    assert puppet.verbs.count("create_intent") == 2
+    with later(minutes=16):
+        await recover.run()
+        assert (await keyed.get(payment))["outcome"] == "unknown", (
+            "two minutes after the second try it may still arrive"
+        )
+    with later(minutes=30):
+        await recover.run()
+        assert (await keyed.get(payment))["last_error"]["code"] == "not_found_in_time"
+
+
+async def test_after_quarantine_a_human_decides_and_the_client_never_sees_a_failure(
+    theatre: Shop, puppet: Puppet, recover: Recovery
+) -> None:
+    payment = await in_doubt(theatre, puppet)
+    with later(hours=25):
+        await recover.run()
+        found = await theatre.get(payment)
+        assert (found["status"], found["outcome"], found["last_error"]) == ("processing", "unknown", None)
+        assert found["operations"][0]["state"] == "needs_review"
+        assert code(await theatre.act(payment, "confirm")) == (409, "operation_outcome_unknown")
+        assert await recover.run() == 0
+
+
+async def test_a_call_cut_off_by_a_crash_is_found_and_the_late_writer_is_fenced(
+    theatre: Shop, puppet: Puppet, recover: Recovery
+) -> None:
+    asked, release = asyncio.Event(), asyncio.Event()
+
+    async def hang(verb: str, request: Any) -> Any:
+        if verb == "retrieve":
+            return approve(verb, request)
+        asked.set()
+        await release.wait()
+        raise OutcomeUnknown("the first caller gives up")
+
+    puppet.does = hang
+    paying = asyncio.create_task(theatre.pay())
+    await asked.wait()
+    with later(seconds=5):
+        assert await recover.run() == 0, "while the lease holds, nobody else asks"
+    with later(seconds=31):
+        assert await recover.run() == 1
+    release.set()
+    answer = (await paying).json()
+    assert answer["status"] == "succeeded"
+    assert await status(theatre, answer) == ("succeeded", None)
+
+
+async def test_a_pending_charge_is_followed_until_it_is_decided(
+    theatre: Shop, puppet: Puppet, recover: Recovery
+) -> None:
+    puppet.does = lambda _, request: Pending(psp_ref=f"ref-{request.operation_id}")
+    payment = (await theatre.pay()).json()
+    assert (payment["status"], payment["outcome"]) == ("processing", "pending")
+    with later(seconds=3):
+        await recover.run()
+    assert await status(theatre, payment) == ("processing", "pending")
+    puppet.does = approve
+    with later(minutes=5):
+        await recover.run()
+    assert await status(theatre, payment) == ("succeeded", None)
+
+
+@pytest.mark.parametrize("what", ["capture", "refunds", "cancel"])
+async def test_captures_refunds_and_voids_are_found_too(
+    theatre: Shop, puppet: Puppet, recover: Recovery, what: str
+) -> None:
+    payment = await theatre.paid(1000, capture_method="manual")
+    if what == "refunds":
+        await theatre.act(payment, "capture")
+    puppet.does = unclear
+    await theatre.act(payment, what)
+    puppet.does = approve
+    with later(seconds=3):
+        assert await recover.run() == 1
+    amounts = (await theatre.get(payment))["amounts"]
+    expected = {"capture": "captured_minor", "refunds": "refunded_minor", "cancel": "voided_minor"}[what]
+    assert amounts[expected] == 1000
+
+
+async def test_an_action_that_nobody_finished_is_given_up_at_the_psp(
+    theatre: Shop, puppet: Puppet, recover: Recovery
+) -> None:
+    puppet.does = lambda _, request: ActionRequired(
+        psp_ref=f"ref-{request.operation_id}", action=RedirectAction("https://psp.test/c")
+    )
+    payment = (await theatre.pay()).json()
+
+    def waits(verb: str, request: Any) -> Any:
+        if verb == "cancel":
+            return approve(verb, request)
+        return ActionRequired(psp_ref=request.psp_ref, action=RedirectAction("https://psp.test/c"))
+
+    puppet.does = waits
+    with later(minutes=61):
+        assert await recover.run() == 1
+    found = await theatre.get(payment)
+    assert (found["status"], found["last_error"]["code"]) == ("requires_payment_method", "action_expired")
+    assert puppet.verbs == ["create_intent", "retrieve", "cancel"]
+
+
+async def test_two_workers_never_ask_about_the_same_operation(theatre: Shop, puppet: Puppet, recover: Recovery) -> None:
+    for _ in range(12):
+        await in_doubt(theatre, puppet)
+    puppet.calls.clear()
+    puppet.does = approve
+    with later(seconds=3):
+        looked = await asyncio.gather(*(recover.run() for _ in range(4)))
+    assert sum(looked) == 12
+    assert puppet.verbs == ["retrieve"] * 12
+
+
+async def test_the_looks_get_rarer(theatre: Shop, puppet: Puppet, recover: Recovery) -> None:
+    await in_doubt(theatre, puppet)
+    puppet.does = nothing_found
+    looked = []
+    for seconds in range(0, 120, 1):
+        with later(seconds=seconds):
+            if await recover.run():
+                looked.append(seconds)
+    assert 3 <= len(looked) <= 5
+    gaps = [b - a for a, b in itertools.pairwise(looked)]
+    assert gaps == sorted(gaps)
+
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+MINUTES = st.integers(0, 60 * 24 * 30)
+
+
+@given(
+    age=MINUTES,
+    since_sent=MINUTES,
+    window=MINUTES,
+    late=MINUTES,
+    lag=st.integers(0, 600),
+    by_reference=st.booleans(),
+    present=st.booleans(),
+    kind=st.sampled_from(["purchase", "authorize", "capture", "refund", "void"]),
+    canceled=st.booleans(),
+)
+def test_the_rules_never_resend_into_the_dark_and_never_conclude_too_early(
+    *,
+    age: int,
+    since_sent: int,
+    window: int,
+    late: int,
+    lag: int,
+    by_reference: bool,
+    present: bool,
+    kind: str,
+    canceled: bool,
+) -> None:
+    since_sent = min(since_sent, age)
+    facts = PspFacts(
+        capabilities=frozenset(),
+        idempotency=Idempotency(timedelta(minutes=window)),
+        lookup=Lookup(by_reference=by_reference, lag_max=timedelta(minutes=lag)),
+        max_late_effect=timedelta(minutes=late),
+    )
+    identity = clock.new_uuid()
+    created = NOW - timedelta(minutes=age)
+    operation = Operation(
+        operation_id=identity,
+        payment_id=identity,
+        kind=kind,
+        state=OperationState.UNKNOWN,
+        amount_minor=1,
+        currency="EUR",
+        created_at=created,
+        sent_at=NOW - timedelta(minutes=since_sent),
+        updated_at=created,
+        psp_account_id=identity,
+        psp_key="k",
+    )
+    payment = Payment(
+        payment_id=identity,
+        live=False,
+        amount_minor=1,
+        currency="EUR",
+        capture_method="automatic",
+        customer_present=present,
+        created_at=created,
+        expires_at=NOW + timedelta(days=1),
+        updated_at=created,
+        status=PaymentStatus.PROCESSING,
+        canceled_at=NOW if canceled else None,
+    )
+    step = recovery.after_nothing_was_found(payment, operation, facts, NOW)
+    if step is NextStep.RESEND:
+        assert age < window, "the PSP still knows the key"
+        assert kind not in ("purchase", "authorize") or not canceled, "and the charge is still wanted"
+        assert kind not in ("purchase", "authorize") or not present or age <= 15
+    if step is NextStep.NOT_CHARGED:
+        assert by_reference, "somebody could have found it"
+        assert since_sent > late + lag, "and it cannot arrive any more"
