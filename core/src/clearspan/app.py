@@ -27,7 +27,7 @@ from clearspan.platform.plugins import Plugins
 from clearspan.platform.problems import DomainError, InvalidRequest, NotFound
 from clearspan.platform.telemetry import Metrics
 from clearspan.psps.service import PspAccounts
-from clearspan.routes import handlers, openapi
+from clearspan.routes import handlers, openapi, summarise
 from clearspan.settings import Settings
 from clearspan.tenants.service import Tenants
 from clearspan.vaults.service import Vaults
@@ -136,6 +136,7 @@ def litestar_app(gateway: Gateway) -> Litestar:
         logging_config=None,
     )
     check_scopes(app)
+    summarise(app)
     return app
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
-from litestar import Router
+from litestar import Litestar, Router
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import Components, SecurityScheme, Tag
@@ -38,6 +39,14 @@ def handlers(plugins: Plugins) -> list[Any]:
     """Our own routes and those of plugins."""
     own: list[Any] = [Router(path="/v1", route_handlers=list(V1)), HealthController, DocsController]
     return own + [Router(path=routes.path, route_handlers=list(routes.handlers)) for routes in plugins.routes]
+
+
+def summarise(app: Litestar) -> None:
+    """An operation without a summary gets the first sentence of its handler's docstring."""
+    for route in app.routes:
+        for handler in getattr(route, "route_handlers", ()):
+            if handler.summary is None and handler.fn.__doc__:
+                handler.summary = re.split(r"[.;:] |\.?\n|\.$", handler.fn.__doc__.strip(), maxsplit=1)[0]
 
 
 def openapi() -> OpenAPIConfig:

@@ -260,6 +260,12 @@ async def test_a_wrong_filter_is_refused_and_named(shop: Shop, query: str, path:
     assert len(refused.json()["detail"]) > len(path)
 
 
+async def test_a_filter_of_refunds_that_is_not_there_is_refused(shop: Shop) -> None:
+    refused = await shop.http.get("/v1/refunds?payment_id=pay_01h455vb4pex5vsknk084sn02q")
+    assert code(refused) == (422, "invalid_request")
+    assert "payment" in refused.json()["detail"]
+
+
 @pytest.mark.parametrize("text", ["cus_x", "x", "pay_01h455vb4pex5vsknk084sn02q", ""])
 async def test_a_customer_that_is_no_id_is_refused(shop: Shop, text: str) -> None:
     assert code(await shop.http.get("/v1/payments", params={"customer": text})) == (404, "invalid_id")

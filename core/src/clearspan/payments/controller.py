@@ -59,7 +59,7 @@ class PaymentController(Controller):
         opt={"scope": "payments:write"},
         responses=problems(
             errors.CustomerMissing, errors.MethodMissing, errors.MethodOfAnother, errors.MethodDetached, errors.MethodRequired,
-            errors.AccountUnavailable, errors.UnsupportedCurrency, NoRoute, money=True,
+            errors.AccountUnavailable, errors.UnsupportedCurrency, NoRoute, errors.OutcomeNotStored, money=PaymentOut,
         ),
     )  # fmt: skip
     async def create(
@@ -76,7 +76,7 @@ class PaymentController(Controller):
         """
         return reply(await payments.create(caller, key, data))
 
-    @get(opt={"scope": "payments:read"}, responses=problems(errors.TenantNotFound))
+    @get(opt={"scope": "payments:read"}, responses=problems(errors.TenantNotFound, ids.InvalidId))
     async def list(
         self,
         request: Request[Any, Any, Any],
@@ -109,12 +109,7 @@ class PaymentController(Controller):
             for name, value in request.query_params.multi_items()
             if name.startswith("metadata[") and name.endswith("]")
         }
-        for name in request.query_params:
-            if name not in _FILTERS and not (name.startswith("metadata[") and name.endswith("]")):
-                raise InvalidRequest(
-                    f"There is no filter {name[:40]!r}; there are {', '.join(sorted(_FILTERS))} and metadata[key].",
-                    errors=[{"path": name[:40], "message": "unknown query parameter"}],
-                )
+        _only(request, _FILTERS, "metadata[key]")
         for name, moment in (("created_after", created_after), ("created_before", created_before)):
             if moment is not None and moment.tzinfo is None:
                 raise InvalidRequest(
@@ -149,7 +144,8 @@ class PaymentController(Controller):
         opt={"scope": "payments:write"},
         responses=problems(
             errors.PaymentNotFound, errors.NotConfirmable, errors.InProgress, errors.UnknownOutcome, errors.MethodMissing,
-            errors.MethodRequired, NoRoute, money=True,
+            errors.MethodRequired, errors.MethodDetached, errors.MethodOfAnother, errors.AccountUnavailable, NoRoute,
+            errors.OutcomeNotStored, money=PaymentOut,
         ),
     )  # fmt: skip
     async def confirm(
@@ -167,8 +163,11 @@ class PaymentController(Controller):
         "/{payment_id:str}/continue",
         status_code=200,
         opt={"scope": "payments:write"},
-        responses=problems(errors.PaymentNotFound, errors.NotContinuable, errors.InProgress, money=True),
-    )
+        responses=problems(
+            errors.PaymentNotFound, errors.NotContinuable, errors.InProgress, errors.UnknownOutcome,
+            errors.OutcomeNotStored, money=PaymentOut,
+        ),
+    )  # fmt: skip
     async def continue_(
         self,
         payment_id: FromPath[str],
@@ -186,7 +185,7 @@ class PaymentController(Controller):
         opt={"scope": "payments:write"},
         responses=problems(
             errors.PaymentNotFound, errors.NotCapturable, errors.AboveCapturable, errors.InProgress, errors.UnknownOutcome,
-            money=True,
+            errors.OutcomeNotStored, money=PaymentOut,
         ),
     )  # fmt: skip
     async def capture(
@@ -205,9 +204,10 @@ class PaymentController(Controller):
         status_code=200,
         opt={"scope": "payments:write"},
         responses=problems(
-            errors.PaymentNotFound, errors.NotCancelable, errors.InProgress, errors.UnknownOutcome, money=True
+            errors.PaymentNotFound, errors.NotCancelable, errors.InProgress, errors.UnknownOutcome,
+            errors.OutcomeNotStored, money=PaymentOut,
         ),
-    )
+    )  # fmt: skip
     async def cancel(
         self,
         payment_id: FromPath[str],
@@ -225,7 +225,7 @@ class PaymentController(Controller):
         opt={"scope": "payments:write"},
         responses=problems(
             errors.PaymentNotFound, errors.NotRefundable, errors.AboveRefundable, errors.InProgress, errors.UnknownOutcome,
-            money=True,
+            errors.OutcomeNotStored, money=RefundOut,
         ),
     )  # fmt: skip
     async def refund(
@@ -258,6 +258,20 @@ _FILTERS = frozenset(
 )
 
 
+_REFUND_FILTERS = frozenset({"limit", "cursor", "payment"})
+
+
+def _only(request: Request[Any, Any, Any], filters: frozenset[str], *also: str) -> None:
+    """A filter that is not there would silently find everything."""
+    for name in request.query_params:
+        if name in filters or (also and name.startswith("metadata[") and name.endswith("]")):
+            continue
+        raise InvalidRequest(
+            f"There is no filter {name[:40]!r}; there are {', '.join([*sorted(filters), *also])}.",
+            errors=[{"path": name[:40], "message": "unknown query parameter"}],
+        )
+
+
 class RefundController(Controller):
     """Refunds."""
 
@@ -267,6 +281,7 @@ class RefundController(Controller):
     @get(opt={"scope": "payments:read"}, responses=problems(errors.PaymentNotFound))
     async def list(
         self,
+        request: Request[Any, Any, Any],
         caller: NamedDependency[Caller],
         payments: NamedDependency[Payments],
         payment: Annotated[str | None, QueryParameter(max_length=90, description="Of one payment.")] = None,
@@ -274,6 +289,7 @@ class RefundController(Controller):
         cursor: Cursor = None,
     ) -> RefundList:
         """Refunds, newest first."""
+        _only(request, _REFUND_FILTERS)
         return await payments.list_refunds(caller, payment, limit, cursor)
 
     @get("/{refund_id:str}", opt={"scope": "payments:read"}, responses=problems(errors.RefundNotFound))

@@ -10,6 +10,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from clearspan.payments.models import Operation, OperationState, Payment
 from clearspan.platform import ids
+from clearspan.vaults.schemas import WEB_ADDRESS
 
 AMOUNT_MAX_MINOR = 1_000_000_000_000
 
@@ -29,9 +30,7 @@ Currency = Annotated[
 Reference = Annotated[
     str, Meta(min_length=1, max_length=200, description="Your own id for it.", examples=["order-1042"])
 ]
-Url = Annotated[
-    str, Meta(max_length=2000, pattern=r"^https?://[^\s]+(?!\s)$", examples=["https://shop.example/thanks"])
-]
+Url = Annotated[str, Meta(max_length=2000, pattern=WEB_ADDRESS, examples=["https://shop.example/thanks"])]
 Description = Annotated[
     str, Meta(max_length=500, description="For people; no personal data.", examples=["Two coffees"])
 ]
@@ -96,7 +95,9 @@ class PaymentContinue(_Body, frozen=True, kw_only=True):
 class PaymentCapture(_Body, frozen=True, kw_only=True):
     """Capture an authorised amount."""
 
-    amount_minor: Annotated[AmountMinor | None, Meta(description="Default: everything that is left.")] = None
+    amount_minor: Annotated[
+        AmountMinor | None, Meta(description="Default: everything that is left.", examples=[500])
+    ] = None
     final: Annotated[bool, Meta(description="Release what is left afterwards.")] = False
     reference: Reference | None = None
 
@@ -110,7 +111,9 @@ class PaymentCancel(_Body, frozen=True, kw_only=True):
 class RefundCreate(_Body, frozen=True, kw_only=True):
     """Give back a captured amount."""
 
-    amount_minor: Annotated[AmountMinor | None, Meta(description="Default: everything that is left.")] = None
+    amount_minor: Annotated[
+        AmountMinor | None, Meta(description="Default: everything that is left.", examples=[500])
+    ] = None
     reason: Annotated[str, Meta(max_length=200, examples=["returned goods"])] | None = None
     reference: Reference | None = None
     metadata: Metadata = {}

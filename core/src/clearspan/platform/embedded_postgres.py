@@ -48,6 +48,8 @@ password_encryption = 'scram-sha-256'
 shared_buffers = '128MB'
 max_connections = 100
 jit = off
+# A fresh database gets its statistics soon: until then plans are guesses.
+autovacuum_naptime = 10s
 timezone = 'UTC'
 log_timezone = 'UTC'
 log_min_error_statement = panic

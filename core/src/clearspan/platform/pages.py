@@ -132,11 +132,7 @@ class DocsController(Controller):
 
 
 def readable(document: dict[str, Any]) -> dict[str, Any]:
-    """The document with the first sentence of each description as its summary, collections before what is in them."""
-    for operations in document["paths"].values():
-        for operation in operations.values():
-            if isinstance(operation, dict) and operation.get("description"):
-                operation["summary"] = operation["description"].partition(".")[0]
+    """The document with collections before what is in them."""
     ordered = sorted(document["paths"].items(), key=lambda item: (item[0].split("/")[2:3], item[0].count("/"), item[0]))
     return document | {"paths": dict(ordered)}
 

@@ -30,7 +30,7 @@ class PspAccountController(Controller):
         """Add a PSP account. Its settings are checked, sealed, and never shown again."""
         return reply(await psps.create(caller, key, data))
 
-    @get(opt={"scope": "psp_accounts:read"})
+    @get(opt={"scope": "psp_accounts:read"}, responses=problems())
     async def list(self, caller: NamedDependency[Caller], psps: NamedDependency[PspAccounts]) -> PspAccountList:
         """All PSP accounts of the key's mode."""
         return PspAccountList(object="list", data=await psps.all(caller.scope))

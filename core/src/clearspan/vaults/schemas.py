@@ -8,6 +8,9 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+WEB_ADDRESS = r"^https?://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?([/?#][!-~]*)?(?!\s)$"
+"""An address that browsers, vaults and PSPs all take: visible ASCII, everything else percent-encoded."""
+
 VaultName = Annotated[
     str,
     Meta(min_length=1, max_length=60, description="Which vault; default: the only enabled one.", examples=["sandbox"]),
@@ -21,7 +24,7 @@ class CaptureSessionCreate(msgspec.Struct, frozen=True, kw_only=True, forbid_unk
         str,
         Meta(
             max_length=2000,
-            pattern=r"^https?://[^\s]+$(?!\n)",
+            pattern=WEB_ADDRESS,
             description="Where the payer's browser goes afterwards, with `token=` added to its query.",
             examples=["https://shop.example/card-saved"],
         ),
