@@ -77,7 +77,7 @@ async def test_a_simulator_killed_while_it_answers_leaves_the_outcome_unknown(
 
     await eventually(booked)
     own_simulator.kill()
-    with pytest.raises(OutcomeUnknown, match="502"):
+    with pytest.raises(OutcomeUnknown, match="target_broken"):
         await charge
     own_simulator.start()
     assert isinstance(await shop.psp.retrieve(lookup(request)), Approved)

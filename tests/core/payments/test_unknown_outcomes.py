@@ -605,6 +605,39 @@ async def test_a_database_that_stays_away_is_never_told_as_nothing_sent(
     assert puppet.verbs == ["create_intent", "retrieve"]
 
 
+async def test_an_outcome_that_the_database_throws_out_is_stored_at_the_next_try(
+    theatre: Shop, puppet: Puppet, merchant: Merchant, superuser: asyncpg.Connection[asyncpg.Record], urls: Urls
+) -> None:
+    """A deadlock that somebody else makes, and whose victim the gateway is."""
+    payment, tenant = await theatre.ready(), merchant.caller.scope.tenant_id
+    hold, asked = asyncio.Event(), asyncio.Event()
+
+    async def slowly(verb: str, request: Any) -> Any:
+        asked.set()
+        await hold.wait()
+        return approve(verb, request)
+
+    async def waiting() -> bool | None:
+        found = await superuser.fetchval(
+            "SELECT true FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            " AND application_name = 'clearspan'"
+        )
+        return True if found else None
+
+    puppet.does = slowly
+    charging = asyncio.create_task(theatre.act(payment, "confirm"))
+    await asked.wait()
+    async with connected(urls.superuser) as rival, rival.transaction():
+        await rival.execute("SET LOCAL deadlock_timeout = '1h'")  # Whoever looks first is thrown out: not this one.
+        await rival.execute("SELECT FROM payment_intents WHERE tenant_id = $1 FOR UPDATE", tenant)
+        hold.set()
+        await until(waiting)
+        await rival.execute("SELECT FROM idempotency_keys WHERE tenant_id = $1 FOR UPDATE", tenant)
+    answer = await charging
+    assert (answer.status_code, answer.json()["status"]) == (200, "succeeded")
+    assert puppet.verbs == ["create_intent"]
+
+
 @pytest.mark.parametrize("what", ["continue", "cancel"])
 async def test_a_repetition_and_the_call_it_overtakes_do_not_block_each_other(
     theatre: Shop,

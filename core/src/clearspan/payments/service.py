@@ -667,10 +667,9 @@ class Payments:
                     row = next(one for one in details.operations if one.operation_id == operation.operation_id)
                     return Settled(details.payment, row, kept=False), answer
                 # The PSP's reference was given to another operation in this moment: the next try sees it.
-            except DatabaseUnavailable:
-                if attempt == SETTLE_TRIES - 1:
-                    raise
-                await clock.sleep(0.1 * 2**attempt)
+            except (DatabaseUnavailable, asyncpg.TransactionRollbackError):
+                if attempt < SETTLE_TRIES - 1:
+                    await clock.sleep(0.1 * 2**attempt)
         raise DatabaseUnavailable
 
     # -- pieces ---------------------------------------------------------------------------------------------------
