@@ -163,7 +163,8 @@ BEGIN
 END $$;
 
 -- Write the derived part of an intent back, with its sequence grown by one.
-CREATE OR REPLACE FUNCTION payment_store_{{v}}(p payment_intents, moment timestamptz) RETURNS payment_intents LANGUAGE sql AS $$
+CREATE OR REPLACE FUNCTION payment_store_{{v}}(p payment_intents, moment timestamptz) RETURNS payment_intents LANGUAGE plpgsql AS $$
+BEGIN
     UPDATE payment_intents SET
         sequence = p.sequence + 1, updated_at = moment, status = p.status, outcome = p.outcome,
         charge_operation_id = p.charge_operation_id, psp_account_id = p.psp_account_id,
@@ -174,18 +175,20 @@ CREATE OR REPLACE FUNCTION payment_store_{{v}}(p payment_intents, moment timesta
         refund_pending_minor = p.refund_pending_minor, surplus_minor = p.surplus_minor,
         canceled_at = p.canceled_at, cancellation_reason = p.cancellation_reason, expired_at = p.expired_at
     WHERE tenant_id = p.tenant_id AND live = p.live AND payment_id = p.payment_id
-    RETURNING *;
-$$;
+    RETURNING * INTO p;
+    RETURN p;
+END $$;
 
 -- One journal row. data holds ids, codes and amounts only.
 CREATE OR REPLACE FUNCTION journal_write_{{v}}(p jsonb, event uuid, event_type text, subject text, subject_id uuid,
-                                               subject_sequence integer, customer uuid, data jsonb)
-RETURNS void LANGUAGE sql AS $$
+                                               subject_sequence integer, customer uuid, told jsonb)
+RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
     INSERT INTO journal (tenant_id, live, event_id, type, subject_type, subject_id, sequence, customer_id, actor_type, actor_id,
                          request_id, data, at)
     VALUES ((p->>'tenant_id')::uuid, (p->>'live')::boolean, event, event_type, subject, subject_id, subject_sequence, customer,
-            p->>'actor_type', p->>'actor_id', p->>'request_id', data, (p->>'now')::timestamptz);
-$$;
+            p->>'actor_type', p->>'actor_id', p->>'request_id', told, (p->>'now')::timestamptz);
+END $$;
 
 -- Insert the operation of p->'operation', submitted, under a lease: the caller sends after this has committed.
 CREATE OR REPLACE FUNCTION operation_insert_{{v}}(p jsonb, payment payment_intents, kind text, amount bigint, parent uuid)
