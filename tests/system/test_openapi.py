@@ -143,7 +143,7 @@ async def served(
 
 
 async def test_nothing_made_of_the_document_ends_in_a_server_error(
-    served: tuple[str, Shop], merchant: Merchant
+    served: tuple[str, Shop], merchant: Merchant, tmp_path: Path
 ) -> None:
     """The stream is left out because it does not end, and revoking because it ends the key that asks."""
     url, shop = served
@@ -169,8 +169,9 @@ async def test_nothing_made_of_the_document_ends_in_a_server_error(
         "--header", f"Authorization: Bearer {merchant.key}", "--request-timeout", "30",
         "--exclude-path", "/v1/events/stream", "--exclude-path", "/v1/api-keys/{key_id}",
         "--suppress-health-check", "all", "--warnings", "off",
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, cwd=ROOT,
-        env=os.environ | {"SCHEMATHESIS_HOOKS": "tests.system.real_ids", "REAL_IDS": json.dumps(real)},
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, cwd=tmp_path,
+        env=os.environ
+        | {"SCHEMATHESIS_HOOKS": "tests.system.real_ids", "REAL_IDS": json.dumps(real), "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     said, _ = await process.communicate()
     assert process.returncode == 0, said.decode()[-6000:]
