@@ -603,3 +603,8 @@ async def test_the_network_s_reference_of_the_first_payment_goes_with_the_next(s
     await shop.act(payment, "continue")
     later = await shop.pay(700, "tok_3ds_challenge", customer_present=False)
     assert (await told(shop, later, 201))["status"] == "succeeded"
+
+
+async def test_a_description_of_full_length_reaches_the_psp(shop: Shop) -> None:
+    payment = await shop.paid(description="d" * 500)
+    assert payment["description"] == "d" * 500

@@ -166,7 +166,7 @@ class Database:
             if isinstance(cause, UNREACHABLE):
                 raise DatabaseUnavailable from error
             raise
-        except (OSError, TimeoutError) as error:
+        except UNREACHABLE as error:
             raise DatabaseUnavailable from error
 
 

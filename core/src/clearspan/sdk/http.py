@@ -56,7 +56,7 @@ async def send(http: httpx.AsyncClient, request: httpx.Request) -> Answer:
         raise OutcomeUnknown(f"sent, the PSP answered {response.status_code}")
     try:
         decoded = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise OutcomeUnknown("sent, the answer is not JSON") from error
     if not isinstance(decoded, dict):
         raise OutcomeUnknown("sent, the answer is not a JSON object")

@@ -52,7 +52,7 @@ class ChargeIn(msgspec.Struct, forbid_unknown_fields=True):
     network_transaction_id: Text | None = None
     customer_present: bool = True
     return_url: _ReturnUrl | None = None
-    description: Annotated[str, msgspec.Meta(max_length=255)] | None = None
+    description: Annotated[str, msgspec.Meta(max_length=500)] | None = None
     metadata: dict[Text, Annotated[str, msgspec.Meta(max_length=500)]] = msgspec.field(default_factory=dict)
 
 
