@@ -303,6 +303,9 @@ def e164(draw: random.Random) -> str:
 HARMLESS: dict[str, Callable[[random.Random], str | int]] = {
     "UUID4": uuid4,
     "UUID4, capitals": lambda draw: uuid4(draw).upper(),
+    "UUID4 without dashes": lambda draw: uuid4(draw).replace("-", ""),
+    "SHA-1": lambda draw: draw.randbytes(20).hex(),
+    "SHA-256": lambda draw: draw.randbytes(32).hex(),
     "UUID7": lambda draw: str(UUID(int=uuid7(draw))),
     "ULID": lambda draw: crockford(draw.randrange(2_200_000_000_000) << 80 | draw.getrandbits(80)),
     "TypeID": lambda draw: draw.choice(("pay", "cus", "inv_item")) + "_" + crockford(uuid7(draw)).lower(),
@@ -673,3 +676,11 @@ def test_deep_and_huge_values_are_masked() -> None:
     huge: Json = [10**5000, -(10**5000), {"a": 10**5000}]
     assert mask_pans_in(huge) == huge
     assert mask_pans_in({"cvv": 10**5000, "pan": 10**5000}) == {"cvv": "***", "pan": "****"}
+
+
+def test_a_card_number_padded_to_the_length_of_a_digest_is_found_unless_it_looks_like_one() -> None:
+    padded = "4242424242424242a" + "0" * 14 + "b"
+    assert len(padded) == 32
+    assert find_pan_in_text(padded) is not None, "two letters make no digest"
+    assert find_pan_in_text(padded[:-2] + "bc") is None, "three do; nobody sends a card number like that by mistake"
+    assert find_pan_in_text(padded[:-2] + "bcd") is not None, "and only at the length of a digest"

@@ -134,6 +134,10 @@ _DOTS: Final = re.compile(r"[.\u00b7\u2022\u2024\u2027\u30fb\uff0e]")
 _NOT_A_CARD: Final = re.compile(
     # UUID in canonical form (RFC 9562).
     r"(?<![0-9A-Za-z])[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{12}(?![0-9A-Za-z])"
+    # UUID without dashes, and hexadecimal digests of 160, 256 and 512 bits: what clients use as idempotency keys. Three letters
+    # at least, so that a card number padded to the length is still seen.
+    r"|(?<![0-9A-Za-z])(?=(?:[0-9]*[A-Fa-f]){3})"
+    r"(?:[0-9A-Fa-f]{32}|[0-9A-Fa-f]{40}|[0-9A-Fa-f]{64}|[0-9A-Fa-f]{128})(?![0-9A-Za-z])"
     # ULID of this millennium (the first character stays 0 until the year 3084) and the suffix of a TypeID.
     r"|(?<![0-9A-Za-z_])0[0-9A-HJKMNP-TV-Za-hjkmnp-tv-z]{25}(?![0-9A-Za-z])"
     r"|(?<=[a-z]_)[0-7][0-9a-hjkmnp-tv-z]{25}(?![0-9A-Za-z])"
