@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
+from tests.conftest import free_ports
 
 from clearspan.platform import schema
 from clearspan.platform.crypto import MasterKey
@@ -113,7 +114,13 @@ def test_a_port_that_is_in_use(run: Run, command: str, taken_port: int) -> None:
 
 
 def test_a_simulators_port_that_is_in_use(run: Run, taken_port: int) -> None:
-    answer = run("up", server_port="0", plugin_vault_sandbox_url=f"http://127.0.0.1:{taken_port}")
+    (free_port,) = free_ports(1)
+    answer = run(
+        "up",
+        server_port="0",
+        plugin_psp_sandbox_url=f"http://127.0.0.1:{free_port}",
+        plugin_vault_sandbox_url=f"http://127.0.0.1:{taken_port}",
+    )
     refused(answer, f"vault-sandbox cannot listen on 127.0.0.1:{taken_port}", "plugin.vault-sandbox.url")
 
 
