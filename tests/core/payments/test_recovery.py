@@ -463,3 +463,19 @@ def test_the_rules_never_resend_into_the_dark_and_never_conclude_too_early(
     if step is NextStep.NOT_CHARGED:
         assert by_reference, "somebody could have found it"
         assert since_sent > late + lag, "and it cannot arrive any more"
+
+
+async def test_an_operation_whose_plugin_is_gone_holds_up_no_other(
+    keyed: Shop, theatre: Shop, puppet: Puppet, recover: Recovery, worker: Gateway
+) -> None:
+    lost = await in_doubt(keyed, puppet, psp_account="keyed")
+    other = await in_doubt(keyed, puppet, psp_account="puppet")
+    puppet.does = approve
+    gone = worker.plugins.psps.pop("keyed")
+    try:
+        with later(seconds=3):
+            assert await recover.run() == 2
+        assert await status(theatre, other) == ("succeeded", None)
+        assert await status(theatre, lost) == ("processing", "unknown")
+    finally:
+        worker.plugins.psps["keyed"] = gone

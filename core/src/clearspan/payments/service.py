@@ -418,7 +418,13 @@ class Payments:
             claimed = _OPENED_LIST.decode(await self._db.call("operations_claim", document))
             if not claimed:
                 break
-            await asyncio.gather(*(self._recover_one(caller, opened) for opened in claimed))
+            # All are awaited whatever one of them meets: an operation whose plugin is gone must not hold up the others.
+            looks = (self._recover_one(caller, opened) for opened in claimed)
+            for ended in await asyncio.gather(*looks, return_exceptions=True):
+                if isinstance(ended, DomainError):
+                    log.warning("an outcome stays open", code=ended.code, said=ended.detail)
+                elif ended is not None:
+                    raise ended
             looked_at += len(claimed)
         return looked_at
 
