@@ -12,6 +12,7 @@ from clearspan.sdk.errors import (
     PspUnavailable,
     VaultError,
     VaultUnavailable,
+    WebhookRejected,
 )
 from clearspan.sdk.hookspecs import Companion, Hooks, RouteSet, hookimpl, hookspec
 from clearspan.sdk.http import send
@@ -26,9 +27,14 @@ from clearspan.sdk.psp import (
     ChargeRequest,
     ContinueRequest,
     Declined,
+    DisputeNews,
+    DisputeStatus,
+    Hint,
     Idempotency,
     Lookup,
+    News,
     NotFound,
+    OperationNews,
     Outcome,
     Pending,
     PspAdapter,
@@ -37,11 +43,13 @@ from clearspan.sdk.psp import (
     RedirectAction,
     RefundRequest,
     RetrieveRequest,
+    WebhookDelivery,
+    WebhookEvent,
     WebhookFacts,
 )
 from clearspan.sdk.vault import CaptureSession, VaultCard, VaultContext, VaultProvider
 
-API_VERSION = "1.0"
+API_VERSION = "1.1"
 """The version of this contract, semantic: a plugin that needs a newer one says so in its requirements."""
 
 __all__ = [
@@ -61,11 +69,16 @@ __all__ = [
     "Decline",
     "DeclineClass",
     "Declined",
+    "DisputeNews",
+    "DisputeStatus",
+    "Hint",
     "Hooks",
     "Idempotency",
     "Lookup",
     "Money",
+    "News",
     "NotFound",
+    "OperationNews",
     "Outcome",
     "OutcomeUnknown",
     "Pending",
@@ -85,7 +98,10 @@ __all__ = [
     "VaultError",
     "VaultProvider",
     "VaultUnavailable",
+    "WebhookDelivery",
+    "WebhookEvent",
     "WebhookFacts",
+    "WebhookRejected",
     "exponent",
     "format_amount",
     "hookimpl",

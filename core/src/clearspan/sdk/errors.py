@@ -28,6 +28,10 @@ class PspMisconfigured(PspError):
     """
 
 
+class WebhookRejected(PspError):
+    """A webhook's signature is missing, wrong, too old, from the future or another account's. Nothing of it is believed or kept."""
+
+
 class VaultError(Exception):
     """The vault refused or did not know a token. ``str()`` says what to do; it never holds card data."""
 

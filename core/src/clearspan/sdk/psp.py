@@ -6,7 +6,7 @@ It never retries, never invents a key and never guesses: an undocumented answer 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, ClassVar, Protocol
@@ -55,11 +55,13 @@ class Lookup(msgspec.Struct, frozen=True):
     Attributes:
         by_reference: by the merchant reference we send (the operation's id).
         by_key: by the idempotency key.
+        by_time: ``activity`` lists what was done in a span of time.
         lag_max: the longest time a finished operation stays invisible to a lookup.
     """
 
     by_reference: bool = False
     by_key: bool = False
+    by_time: bool = False
     lag_max: timedelta = timedelta(hours=24)
 
 
@@ -129,6 +131,7 @@ class ChargeRequest(msgspec.Struct, frozen=True):
         source: the card, by reference.
         customer_present: ``False`` for a merchant-initiated payment.
         return_url: where the payer comes back to after an action.
+        webhook_url: where this account's webhooks go, for PSPs that take the address with each request.
         description: for the PSP's own pages; no personal data.
         metadata: short strings for the PSP's records; no personal data.
     """
@@ -140,6 +143,7 @@ class ChargeRequest(msgspec.Struct, frozen=True):
     source: CardSource
     customer_present: bool = True
     return_url: str | None = None
+    webhook_url: str | None = None
     description: str | None = None
     metadata: Mapping[str, str] = msgspec.field(default_factory=dict)
 
@@ -221,12 +225,14 @@ class Approved(msgspec.Struct, frozen=True, kw_only=True):
         psp_ref: the PSP's id of *this* operation.
         amount: what the PSP says it did; the core compares it with what was asked and treats a difference as unknown.
         network_transaction_id: for later merchant-initiated payments, when given.
+        fee: what the PSP keeps for this operation, when it says so; not negative.
         raw: the answer; the core masks it before it is stored.
     """
 
     psp_ref: str
     amount: Money
     network_transaction_id: str | None = None
+    fee: Money | None = None
     raw: Mapping[str, Any] = msgspec.field(default_factory=dict)
 
 
@@ -275,6 +281,121 @@ class NotFound(msgspec.Struct, frozen=True, kw_only=True):
 
 
 Outcome = Approved | Declined | ActionRequired | Pending
+
+
+class WebhookDelivery(msgspec.Struct, frozen=True, kw_only=True):
+    """A message as it came in.
+
+    Attributes:
+        headers: names in lower case; of a repeated header the values joined by ``, ``.
+        body: the raw bytes that a signature speaks for.
+        query: parameters of the URL.
+        received_at: aware UTC, by the database's clock.
+    """
+
+    headers: Mapping[str, str]
+    body: bytes
+    query: Mapping[str, str]
+    received_at: datetime
+
+
+class OperationNews(msgspec.Struct, frozen=True, kw_only=True, tag="operation"):
+    """What a PSP says, unasked or in a list, about one operation.
+
+    Attributes:
+        kind: ``charge``, ``capture``, ``void`` or ``refund``.
+        reference: the operation's id as we sent it, when the message holds it.
+        psp_ref: the PSP's id of the operation.
+        charge_ref: the PSP's id of the charge it belongs to (captures, voids, refunds).
+        outcome: how it stands.
+        amount: what it was for; ``None`` when the message does not say.
+        capture: of charges: ``False`` for an authorisation; ``None`` when the message does not say.
+        at: when the PSP did it, aware UTC, when it says so.
+    """
+
+    kind: str
+    outcome: Outcome
+    reference: str | None = None
+    psp_ref: str | None = None
+    charge_ref: str | None = None
+    amount: Money | None = None
+    capture: bool | None = None
+    at: datetime | None = None
+
+
+class DisputeStatus(StrEnum):
+    """Where a dispute stands. Stripe's eight statuses map one to one; ``returned`` is a bank's return without a dispute."""
+
+    INQUIRY = "inquiry"
+    INQUIRY_CLOSED = "inquiry_closed"
+    NEEDS_RESPONSE = "needs_response"
+    UNDER_REVIEW = "under_review"
+    WON = "won"
+    LOST = "lost"
+    ACCEPTED = "accepted"
+    EXPIRED = "expired"
+    PRE_ARBITRATION = "pre_arbitration"
+    PREVENTED = "prevented"
+    RETURNED = "returned"
+
+
+class DisputeNews(msgspec.Struct, frozen=True, kw_only=True, tag="dispute"):
+    """What a PSP says about a dispute, or about a direct debit that a bank gave back (``returned``).
+
+    Attributes:
+        dispute_ref: the PSP's id of the dispute.
+        status: where it stands.
+        amount: what is disputed.
+        charge_ref: the PSP's id of the charge.
+        reference: our id of the charge, when the message holds it.
+        reason: the PSP's word for why.
+        network_code: the scheme's reason code.
+        evidence_due_at: until when the PSP takes evidence, aware UTC.
+        raw: the message.
+    """
+
+    dispute_ref: str
+    status: DisputeStatus
+    amount: Money
+    charge_ref: str | None = None
+    reference: str | None = None
+    reason: str | None = None
+    network_code: str | None = None
+    evidence_due_at: datetime | None = None
+    raw: Mapping[str, Any] = msgspec.field(default_factory=dict)
+
+
+class Hint(msgspec.Struct, frozen=True, kw_only=True, tag="hint"):
+    """Something happened to an operation; the core looks it up. All that an unsigned or bare message may be.
+
+    Attributes:
+        kind: ``charge``, ``capture``, ``void`` or ``refund``, when the message says it.
+        reference: our id of the operation, when the message holds it.
+        psp_ref: the PSP's id of it.
+    """
+
+    kind: str | None = None
+    reference: str | None = None
+    psp_ref: str | None = None
+
+
+News = OperationNews | DisputeNews | Hint
+
+
+class WebhookEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """One event of a message.
+
+    Attributes:
+        event_id: the PSP's id of the event, the same whenever it is sent again; empty when it has none.
+        type: the PSP's word for it.
+        news: what it says; ``None`` when it is of no interest to a payment.
+        sequence: the PSP's own order of events about this object, when it declares one.
+    """
+
+    event_id: str
+    type: str
+    news: News | None
+    sequence: int | None = None
 
 
 class PspContext(msgspec.Struct, frozen=True):
@@ -327,4 +448,17 @@ class PspAdapter(Protocol):
 
     async def retrieve(self, request: RetrieveRequest) -> Outcome | NotFound:
         """Look an operation up."""
+        ...
+
+    async def verify_webhook(self, delivery: WebhookDelivery) -> Sequence[WebhookEvent]:
+        """Check a message's signature over its raw bytes, in constant time, and read it.
+
+        Raises:
+            WebhookRejected: the signature is missing, wrong, too old or of another account.
+            OutcomeUnknown: it is signed, and not readable: the core keeps it for a human.
+        """
+        ...
+
+    async def activity(self, since: datetime, until: datetime) -> Sequence[OperationNews]:
+        """Everything the PSP did for this account in a span of time, oldest first; called when ``Lookup.by_time`` says so."""
         ...

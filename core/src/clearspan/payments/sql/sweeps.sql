@@ -19,6 +19,14 @@ BEGIN
             ORDER BY sweep_at LIMIT most) AS open_outcomes
         GROUP BY tenant_id, live
         UNION ALL
+        SELECT tenant_id, live, 'apply_webhooks', count(*) FROM (
+            SELECT tenant_id, live FROM webhook_inbox WHERE due_at <= moment ORDER BY due_at LIMIT most) AS inbox
+        GROUP BY tenant_id, live
+        UNION ALL
+        SELECT tenant_id, live, 'unwind_charges', count(*) FROM (
+            SELECT tenant_id, live FROM payment_intents WHERE unwind_at <= moment ORDER BY unwind_at LIMIT most) AS unwanted
+        GROUP BY tenant_id, live
+        UNION ALL
         SELECT tenant_id, live, 'expire_keys', count(*) FROM (
             SELECT tenant_id, live FROM idempotency_keys WHERE state = 'done' AND created_at < keys_before
             ORDER BY created_at LIMIT most) AS old
