@@ -29,6 +29,7 @@ class OperationState(StrEnum):
     NOT_CHARGED = "not_charged"
     NOT_SENT = "not_sent"
     SURPLUS = "surplus"
+    REVERSED = "reversed"
 
 
 S = OperationState
@@ -42,20 +43,21 @@ TRANSITIONS: dict[S, frozenset[S]] = {
         {S.SUCCEEDED, S.DECLINED, S.PENDING, S.REQUIRES_ACTION, S.EXPIRED, S.NOT_CHARGED, S.NEEDS_REVIEW}
     ),
     S.NEEDS_REVIEW: frozenset({S.SUCCEEDED, S.DECLINED, S.NOT_CHARGED}),
-    S.SUCCEEDED: frozenset(),
+    S.SUCCEEDED: frozenset({S.REVERSED}),
     S.DECLINED: frozenset({S.SURPLUS}),
     S.EXPIRED: frozenset({S.SURPLUS}),
     S.NOT_CHARGED: frozenset({S.SURPLUS}),
     S.NOT_SENT: frozenset({S.SURPLUS}),
     S.SURPLUS: frozenset(),
+    S.REVERSED: frozenset(),
 }
-"""From each state, where a fact may lead. The database's trigger holds the same table."""
+"""From each state, where a fact may lead; to ``reversed`` a refund only. The database's trigger holds the same table."""
 
 LIVE = frozenset({S.PREPARED, S.SUBMITTED, S.REQUIRES_ACTION, S.PENDING, S.UNKNOWN, S.NEEDS_REVIEW})
 """Not decided: money may still move."""
 HOLDS_THE_PLACE = LIVE | {S.SUCCEEDED}
 """At most one charge of an intent is in one of these."""
-FINAL = frozenset({S.SUCCEEDED, S.DECLINED, S.EXPIRED, S.NOT_CHARGED, S.NOT_SENT, S.SURPLUS})
+FINAL = frozenset({S.SUCCEEDED, S.DECLINED, S.EXPIRED, S.NOT_CHARGED, S.NOT_SENT, S.SURPLUS, S.REVERSED})
 CHARGES = frozenset({"authorize", "purchase"})
 
 

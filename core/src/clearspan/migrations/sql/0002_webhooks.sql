@@ -1,1 +1,1 @@
--- To come.
+SELECT 1;
