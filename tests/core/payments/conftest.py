@@ -16,8 +16,9 @@ from sqlalchemy import text
 from tests.shop import Shop, gateway, with_payments
 
 from clearspan.app import Gateway, create_app
-from clearspan.payments.models import Operation, Payment
+from clearspan.payments.models import Dispute, Operation, Payment
 from clearspan.payments.news import Told
+from clearspan.payments.recovery import unwinding
 from clearspan.payments.rows import Details
 from clearspan.platform import clock, ids, plugins
 from clearspan.platform.context import Caller, Scope
@@ -100,12 +101,12 @@ class MoneyPath:
         return msgspec.convert(msgspec.json.decode(answer)["operation"], Operation)
 
     async def settle(
-        self, operation: Operation, observed: str, *, fenced: bool, psp_ref: str | None = None
+        self, operation: Operation, observed: str, *, fenced: bool, psp_ref: str | None = None, source: str = "response"
     ) -> Operation:
         """Store an observation."""
         fact = {
             "fact_id": clock.new_uuid(),
-            "source": "response",
+            "source": source,
             "observed": observed,
             "psp_ref": psp_ref,
             "payload_hash": "00" * 32,
@@ -121,6 +122,33 @@ class MoneyPath:
         }
         answer = await self._db.call("operation_settle", document)
         return msgspec.convert(msgspec.json.decode(answer)["operation"], Operation)
+
+    async def unwind(self, payment_id: UUID) -> None:
+        """Reserve what gives an unwanted charge back, if there is one."""
+        details = await self.read(payment_id)
+        plan = unwinding(details.payment, details.operations)
+        if plan is not None:
+            await self.operate(
+                payment_id, plan.kind, unwinds=plan.charge.operation_id, reason=plan.because, routing={"rule": "unwind"}
+            )
+
+    async def dispute(self, charge: Operation, status: str, amount_minor: int, number: int) -> None:
+        """What a PSP says about a dispute."""
+        document = self._document(None) | {
+            "dispute_id": clock.new_uuid(),
+            "psp_account_id": self._account,
+            "psp_ref": f"dp-{charge.operation_id}-{number}",
+            "operation_id": charge.operation_id,
+            "status": status,
+            "amount_minor": amount_minor,
+            "currency": "EUR",
+        }
+        await self._db.call("dispute_apply", document)
+
+    async def disputes(self, payment_id: UUID) -> list[Dispute]:
+        """All of a payment."""
+        document = self._document(None) | {"payment_id": payment_id, "limit": 100}
+        return msgspec.json.decode(await self._db.call("dispute_list", document), type=list[Dispute])
 
     async def close(self, payment_id: UUID, want: str, *, now: datetime | None = None) -> None:
         """Cancel or expire."""

@@ -1,4 +1,4 @@
-"""What PSPs say unasked: believed when it moves an operation on, looked up when it contradicts, taken in when only they know it."""
+"""What PSPs say unasked: believed when it moves an operation on, looked up when it contradicts, taken in when they alone know."""
 
 from __future__ import annotations
 
