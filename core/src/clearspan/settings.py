@@ -184,6 +184,14 @@ class PaymentSettings(_Table, frozen=True):
     quarantine_h: Annotated[int, Meta(ge=1, le=8760)]
 
 
+class PspSettings(_Table, frozen=True):
+    """``[psps]``."""
+
+    webhook_body_max_kb: Annotated[int, Meta(ge=1, le=65536)]
+    webhook_verify_timeout_s: Annotated[float, Meta(ge=0.1, le=60)]
+    webhook_rotation_overlap_h: Annotated[int, Meta(ge=0, le=8760)]
+
+
 class IdempotencySettings(_Table, frozen=True):
     """``[idempotency]``."""
 
@@ -249,6 +257,7 @@ class Settings(_Table, frozen=True):
     redis: RedisSettings
     worker: WorkerSettings
     payments: PaymentSettings
+    psps: PspSettings
     idempotency: IdempotencySettings
     access: AccessSettings
     events: EventSettings
