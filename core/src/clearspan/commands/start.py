@@ -89,7 +89,7 @@ def require_key(runtime: Runtime, tenant_id: UUID, data_key: bytes) -> None:
 
 
 async def keep_clock(made: Gateway) -> None:
-    """Once a minute take the database's word for the time, store when keys were last used, and measure the inbox; until cancelled."""
+    """Once a minute, until cancelled: take the database's time, store when keys were last used, measure the inbox."""
     while True:
         await clock.sleep(CLOCK_EVERY_S)
         try:

@@ -67,14 +67,14 @@ class PspWebhookController(Controller):
         self,
         caller: NamedDependency[Caller],
         psp_webhooks: NamedDependency[PspWebhooks],
-        state: Annotated[WebhookState | None, QueryParameter(description="Of one state.")] = None,
+        in_state: Annotated[WebhookState | None, QueryParameter(name="state", description="Of one state.")] = None,
         account: Annotated[str | None, QueryParameter(max_length=90, description="Of one PSP account.")] = None,
         limit: Limit = 20,
         cursor: Cursor = None,
     ) -> PspWebhookList:
         """Messages of PSPs, newest first."""
         account_id = ids.decode("acct", account) if account is not None else None
-        return await psp_webhooks.page(caller.scope, state, account_id, limit, cursor)
+        return await psp_webhooks.page(caller.scope, in_state, account_id, limit, cursor)
 
     @get("/{webhook_id:str}", opt={"scope": "psp_webhooks:read"}, responses=problems(PspWebhookNotFound))
     async def get(

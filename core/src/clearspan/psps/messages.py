@@ -27,6 +27,7 @@ EVENTS_MAX = 500
 WITHHELD = b"[withheld: card data]"
 _REFERENCES = frozenset({"reference", "psp_ref", "charge_ref", "dispute_ref"})
 _KEY_MAX = 200
+_NOTE_MAX = 500
 _TEXT_MAX = 8_000
 
 _NEWS = msgspec.json.Decoder(News)
@@ -82,7 +83,7 @@ def kept(events: Sequence[WebhookEvent], body: bytes, *, signed: bool) -> list[K
         found.append(
             Kept(
                 event_key=key if keys[key] == 1 else f"{key}#{keys[key]}",
-                type=text(envelope.type, _KEY_MAX) or "unknown",
+                type=_words(envelope.type, _KEY_MAX) or "unknown",
                 state="ignored" if news is None else "received",
                 news=news,
                 sequence=envelope.sequence,
@@ -94,7 +95,7 @@ def kept(events: Sequence[WebhookEvent], body: bytes, *, signed: bool) -> list[K
 
 def unreadable(body: bytes, error: OutcomeUnknown) -> Kept:
     """A signed message that the adapter cannot read, for a human."""
-    note = text(str(error)) or "the adapter does not say why"
+    note = _words(str(error), _NOTE_MAX) or "the adapter does not say why"
     # Not the key that it will have when a newer adapter reads it.
     key = f"unreadable:{hashlib.sha256(body).hexdigest()}"
     return Kept(event_key=key, type="unreadable", state="needs_attention", note=note)
@@ -168,6 +169,10 @@ def _clean(value: Any, name: str = "") -> Any:
         case str() if name in _REFERENCES:
             return reference(value)
         case str():
-            return (text(value, _TEXT_MAX) or "").encode("utf-8", "replace").decode()
+            return _words(value, _TEXT_MAX)
         case _:
             return value
+
+
+def _words(said: str, longest: int) -> str:
+    return (text(said, longest) or "").encode("utf-8", "replace").decode()
