@@ -164,10 +164,10 @@ BEGIN
         PERFORM refuse_{{v}}('psp_webhook_not_found');
     ELSIF msg.lease_until > moment AND msg.state IN ('received', 'parked') THEN
         PERFORM refuse_{{v}}('psp_webhook_busy');
-    ELSIF retry AND NOT msg.readable THEN
-        PERFORM refuse_{{v}}('psp_webhook_unreadable');
     ELSIF msg.state NOT IN ('parked', 'needs_attention', CASE WHEN retry THEN 'dismissed' ELSE 'received' END) THEN
         PERFORM refuse_{{v}}('psp_webhook_settled', jsonb_build_object('state', msg.state));
+    ELSIF retry AND NOT msg.readable THEN
+        PERFORM refuse_{{v}}('psp_webhook_unreadable');
     END IF;
     UPDATE webhook_inbox SET state = CASE WHEN retry THEN 'parked' ELSE 'dismissed' END, note = CASE WHEN retry THEN note
             ELSE p->>'reason' END, tries = CASE WHEN retry AND msg.state <> 'parked' THEN 0 ELSE tries END,
