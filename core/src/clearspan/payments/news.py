@@ -111,7 +111,8 @@ async def _match(payments: Payments, caller: Caller, account_id: UUID, news: Ope
     document = {
         "psp_account_id": account_id,
         "operation_id": _operation(news.reference),
-        "psp_ref": news.psp_ref,
+        "psp_ref": news.psp_ref
+        or (getattr(news.outcome, "psp_ref", None) if isinstance(news, OperationNews) else None),
         "kind": news.kind,
     }
     found = await payments.ask("operation_match", caller, document)
