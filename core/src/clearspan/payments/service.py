@@ -695,6 +695,7 @@ class Payments:
                     source=psp.source(),
                     customer_present=payment.customer_present,
                     return_url=payment.return_url,
+                    webhook_url=self._psps.webhook_url(sending),
                     description=payment.description,
                     # The payment's own id goes along, so that a charge can be put back where it belongs after a restore.
                     metadata=payment.metadata | {PAYMENT_LABEL: ids.encode("pay", payment.payment_id)},

@@ -124,6 +124,7 @@ def operation_news(raw: dict[str, Any], account: str, pages: str) -> sdk.Operati
         amount=sdk.Money(found.amount, found.currency),
         capture=(found.capture is not False) if found.kind == "charge" else None,
         at=found.created_at,
+        metadata=found.metadata,
     )
 
 
