@@ -65,12 +65,12 @@ class SandboxPsp:
         kind = "charge" if request.kind in ("authorize", "purchase") else request.kind
         listed = await self._list("/v1/operations", {"reference": request.operation_id})
         found = [raw for raw in listed if raw.get("kind") == kind]
-        live = [raw for raw in found if raw.get("status") != "declined"]
+        live = [raw for raw in found if raw.get("status") not in ("declined", "canceled", "failed")]
         if len(live) > 1:
             raise sdk.OutcomeUnknown(f"{len(live)} operations carry the reference {request.operation_id}")
         if not found:
             return sdk.NotFound(raw={"operations": listed})
-        return self._outcome((live or found)[-1], kind, request.operation_id, looked_up=True)
+        return self._outcome((live or found)[-1], kind, request.operation_id, request.charge_ref, looked_up=True)
 
     async def verify_webhook(self, delivery: sdk.WebhookDelivery) -> Sequence[sdk.WebhookEvent]:
         header, now = delivery.headers.get(signatures.HEADER), delivery.received_at.timestamp()
@@ -92,7 +92,7 @@ class SandboxPsp:
     async def _follow_up(self, request: FollowUp, kind: str, fields: dict[str, Any]) -> sdk.Outcome:
         path = f"/v1/charges/{quote(request.charge_ref, safe='')}/{kind}s"
         answer = await self._call("POST", path, {"reference": request.operation_id} | fields, request.key)
-        return self._outcome(answer, kind, request.operation_id)
+        return self._outcome(answer, kind, request.operation_id, request.charge_ref)
 
     async def _list(self, path: str, query: dict[str, str]) -> list[dict[str, Any]]:
         """All pages of a list."""
@@ -119,8 +119,10 @@ class SandboxPsp:
             raise sdk.OutcomeUnknown(f"sent, the simulator answered {answer.status}")
         return answer.body
 
-    def _outcome(self, raw: dict[str, Any], kind: str, reference: str, *, looked_up: bool = False) -> sdk.Outcome:
-        asked = answers.Asked(self._config.account, kind, reference, looked_up)
+    def _outcome(
+        self, raw: dict[str, Any], kind: str, reference: str, charge: str | None = None, *, looked_up: bool = False
+    ) -> sdk.Outcome:
+        asked = answers.Asked(self._config.account, kind, reference, charge, looked_up)
         return answers.outcome(raw, asked, self._pages)
 
 

@@ -50,11 +50,17 @@ def error_code(raw: Mapping[str, Any]) -> str:
 
 
 class Asked(NamedTuple):
-    """What an answer must be about; ``looked_up``: nothing was asked of the simulator but what it knows."""
+    """What an answer must be about.
+
+    Attributes:
+        charge: id of the charge that it belongs to, when that is known.
+        looked_up: nothing was asked of the simulator but what it knows.
+    """
 
     account: str
     kind: str
     reference: str
+    charge: str | None
     looked_up: bool
 
 
@@ -69,7 +75,8 @@ def outcome(raw: Mapping[str, Any], asked: Asked, pages: str) -> sdk.Outcome:
             return sdk.Declined(code=BROKEN_RULES[error], raw_code=error, raw=raw)
         raise sdk.OutcomeUnknown(f"sent, the simulator answered {error}")
     found = read(raw, Operation)
-    if (found.account, found.kind, found.reference) != asked[:3]:
+    belongs = found.charge in (None, asked.charge) or asked.charge is None
+    if not belongs or (found.account, found.kind, found.reference) != (asked.account, asked.kind, asked.reference):
         raise sdk.OutcomeUnknown("the answer belongs to another operation")
     if REFUSALS.get(found.code or "") == "duplicate" and not asked.looked_up:
         raise sdk.OutcomeUnknown("the simulator suspects a duplicate: look the operation up")

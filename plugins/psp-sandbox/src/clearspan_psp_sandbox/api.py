@@ -224,7 +224,7 @@ class Api:
             case _:
                 messages = [message.told() for message in self._webhooks.of(account)]
                 settings = msgspec.to_builtins(self._webhooks.endpoint(account))
-                return await self._tell({"url": "", "paused": False} | settings | {"messages": messages})
+                return await self._tell({"url": None, "paused": False} | settings | {"messages": messages})
 
     # -- what a payer does ---------------------------------------------------------------------------------------------
 

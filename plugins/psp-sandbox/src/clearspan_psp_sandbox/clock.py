@@ -28,6 +28,10 @@ class Clock:
         """The simulator's time."""
         return self._now() + self.offset
 
+    def everybodys(self) -> float:
+        """The time outside, which the receiver of a signature compares with."""
+        return self._now()
+
 
 class Agenda:
     """Things to do at a time. They are done when their time has come, or at the next request, whichever is first."""

@@ -23,6 +23,7 @@ from clearspan_psp_sandbox.keys import WINDOW_S, Keys, Remembered
 from clearspan_psp_sandbox.webhooks import Attempt, Endpoint, Lie, Message, Webhooks
 
 Reply = tuple[int, bytes, dict[str, str]]
+Told = tuple[Message, Operation | Dispute]
 _KEY = re.compile(r"[\x21-\x7e]{1,64}")
 _NEVER_KEPT = frozenset({"not_a_test_card", "card_number_outside_card"})
 """Nothing of a request with a foreign card number is written, not even its hash."""
@@ -105,7 +106,7 @@ class Desk:
         self._keys = Keys()
         self._promises: dict[str, Promise] = {}
         self._promised = 0
-        self._unsent: list[tuple[Message, Operation | Dispute]] = []
+        self._early: list[Message] = []
         for line in book.read():
             self._reread(line)
         for promise in self._promises.values():
@@ -184,7 +185,7 @@ class Desk:
         line = Line(at=self._clock.now(), account=operation.account)
         line.lie = msgspec.Raw(msgspec.json.encode(Lie(type_, operation)))
         self._book.add(line)
-        self._note_lie(line)
+        self._tell([self._note_lie(line)])
 
     def book(self, operation: Operation) -> None:
         """Book what was decided elsewhere."""
@@ -203,13 +204,13 @@ class Desk:
             self._book.add(Line(at=self._clock.now(), account=account, offset=self._clock.offset))
 
     async def settled(self) -> None:
-        """Return when everything so far is on the disk, and told to whom it is told first."""
-        unsent, self._unsent = self._unsent, []
-        await self._book.settled()
-        for message, said in unsent:
-            await self._webhooks.release(message, said)
+        """Return when everything so far is on the disk, and told to whom it is told before the answer."""
         if self._faults.changed:
             self.keep_settings()
+        early, self._early = self._early, []
+        await self._book.settled()
+        for message in early:
+            await self._webhooks.hurry(message)
 
     async def close(self) -> None:
         """Close the book."""
@@ -246,20 +247,23 @@ class Desk:
         if operation is not None:
             line.status = _status(operation)
             line.operation = msgspec.Raw(msgspec.json.encode(operation))
-        self._make_true(line, operation, self._unsent)
         self._book.add(line)
+        self._tell(self._make_true(line, operation))
         if operation is not None:
             self._settle_later(operation)
 
-    def _make_true(
-        self, line: Line, operation: Operation | None, told: list[tuple[Message, Operation | Dispute]]
-    ) -> None:
+    def _make_true(self, line: Line, operation: Operation | None) -> list[Told]:
+        told: list[Told] = []
         if operation is not None:
             for one in self._bank.apply(operation, line.at):
                 data = bytes(line.operation) if one is operation else msgspec.json.encode(one)
                 told.append((self._webhooks.note(one, data, self._url(one), line.at), one))
         if line.key:
             self._keys.remember(line.account, line.key, Remembered(line.digest, line.status, line.answer), line.at)
+        return told
+
+    def _tell(self, told: list[Told]) -> None:
+        self._early += [message for message, said in told if self._webhooks.release(message, said)]
 
     def _settle_later(self, operation: Operation) -> None:
         if operation.status != "pending" or operation.settles_at is None:
@@ -315,7 +319,8 @@ class Desk:
 
         def acted() -> None:
             act()
-            self._webhooks.spawn(self.settled())
+            if self._early or self._faults.changed:
+                self._webhooks.spawn(self.settled())
 
         return acted
 
@@ -328,7 +333,7 @@ class Desk:
             dispute = self._disputed(account, event, line.at)
             line.dispute = msgspec.Raw(msgspec.json.encode(dispute))
             self._book.add(line)
-            self._note_dispute(line, dispute, self._unsent)
+            self._tell([self._note_dispute(line, dispute)])
             return dispute
         match event.do:
             case "fail_refund":
@@ -350,16 +355,15 @@ class Desk:
         status: Any = "returned" if event.do == "return" else event.status or "needs_response"
         return self._bank.dispute(self._bank.get(account, event.charge), status, event.amount, now)
 
-    def _note_dispute(self, line: Line, dispute: Dispute, told: list[tuple[Message, Operation | Dispute]]) -> None:
+    def _note_dispute(self, line: Line, dispute: Dispute) -> Told:
         self._bank.apply_dispute(dispute)
         url = self._bank.get(dispute.account, dispute.charge).webhook_url
-        told.append((self._webhooks.note(dispute, bytes(line.dispute), url, line.at), dispute))
+        return self._webhooks.note(dispute, bytes(line.dispute), url, line.at), dispute
 
-    def _note_lie(self, line: Line) -> None:
+    def _note_lie(self, line: Line) -> Told:
         lie = msgspec.json.decode(line.lie, type=Lie)
         data = msgspec.json.encode(lie.operation)
-        message = self._webhooks.note(lie.operation, data, self._url(lie.operation), line.at, lie.type)
-        self._unsent.append((message, lie.operation))
+        return self._webhooks.note(lie.operation, data, self._url(lie.operation), line.at, lie.type), lie.operation
 
     # -- the book ------------------------------------------------------------------------------------------------------
 
@@ -372,11 +376,10 @@ class Desk:
         )
 
     def _reread(self, line: Line) -> None:
-        told: list[tuple[Message, Operation | Dispute]] = []
         operation = msgspec.json.decode(line.operation, type=Operation) if line.operation else None
-        self._make_true(line, operation, told)
+        self._make_true(line, operation)
         if line.dispute:
-            self._note_dispute(line, msgspec.json.decode(line.dispute, type=Dispute), told)
+            self._note_dispute(line, msgspec.json.decode(line.dispute, type=Dispute))
         if line.promise:
             promise = msgspec.json.decode(line.promise, type=Promise)
             self._promised += 1
@@ -394,7 +397,6 @@ class Desk:
             self._webhooks.restore_endpoint(line.account, msgspec.json.decode(line.endpoint, type=Endpoint))
         if line.offset is not None:
             self._clock.offset = line.offset
-        self._unsent.clear()
 
 
 def as_error(broken: RuleBroken) -> bytes:

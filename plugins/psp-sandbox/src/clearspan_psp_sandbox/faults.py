@@ -56,7 +56,7 @@ TABLE: dict[str, Kind] = {
     "F1": Kind("books, hangs `hang_s`, then resets without an answer", _ALL, {"hang_s": 60.0}),
     "F2": Kind("books nothing, hangs `hang_s`, then resets", _ALL, {"hang_s": 60.0}),
     "F3": Kind(
-        "books `delay_s` later; hangs `hang_s` and resets, whichever comes first",
+        "books `delay_s` later, hangs `hang_s`, then resets; until it books, the key is in flight and a lookup finds nothing",
         _CHANGES,
         {"delay_s": 5.0, "hang_s": 60.0},
     ),
@@ -83,7 +83,8 @@ TABLE: dict[str, Kind] = {
     ),
     "F9": Kind(
         "contradicts itself: a later message says declined (webhook_failed), the answer says declined what is booked"
-        " (response_declined), a declined charge succeeds `delay_s` later (late_success), lookups lie (lookup_flips)",
+        " (response_declined), a declined charge succeeds `delay_s` later (late_success; others as webhook_failed),"
+        " a lookup says declined (lookup_flips)",
         _CHANGES | {"lookup"},
         {"kind": ("webhook_failed", "response_declined", "late_success"), "delay_s": 5.0},
     ),
@@ -255,7 +256,8 @@ class Faults:
             return
         scripts = [_script(part, reference) for part in text.split(";")]
         for script in scripts:
-            self.add(account, script)
+            check(script.fault, script.options)
+        self._own(account).scripts.extend(scripts)
         self._own(account).rehearsed.append(reference)
 
     def meet(self, account: str, verb: str, reference: str, amount: int | None) -> Fault | None:

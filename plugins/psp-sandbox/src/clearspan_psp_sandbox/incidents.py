@@ -105,10 +105,10 @@ class Incidents:
         match fault.id:
             case "F1":
                 await properly()
-                await self._clock.sleep(fault.number("hang_s"))
+                await self._hang(fault)
                 raise Cut("after")
             case "F2":
-                await self._clock.sleep(fault.number("hang_s"))
+                await self._hang(fault)
                 raise Cut("during")
             case "F4":
                 if fault.flag("booked"):
@@ -128,14 +128,18 @@ class Incidents:
                 status, body, headers = as_json(429, as_error(refusal))
                 return status, body, headers | ({"retry-after": str(wait)} if wait else {})
             case "F11":
-                await self._clock.sleep(fault.number("hang_s"))
+                await self._hang(fault)
                 return await properly() if fault.word("kind") == "brown_out" else _gateway_error(503)
         return await properly()
+
+    async def _hang(self, fault: Fault) -> None:
+        if hang_s := fault.number("hang_s"):
+            await self._clock.sleep(hang_s)
 
     async def _promise(self, fault: Fault, ask: Ask) -> Reply:
         self._desk.promise(ask, self._clock.now() + fault.number("delay_s"))
         await self._desk.settled()
-        await self._clock.sleep(fault.number("hang_s"))
+        await self._hang(fault)
         raise Cut("during")
 
     async def _contradict(self, fault: Fault, ask: Ask, reply: Reply) -> Reply:
@@ -143,7 +147,7 @@ class Incidents:
         if operation is None:
             return reply
         kind = fault.word("kind")
-        if kind == "late_success" and operation.kind == "charge":
+        if kind == "late_success" and operation.kind == "charge" and operation.status == "declined":
             self._later(fault, ask.account, Event("approve", charge=operation.id))
         elif operation.status != "succeeded":
             return reply

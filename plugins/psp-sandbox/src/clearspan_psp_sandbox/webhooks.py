@@ -39,12 +39,12 @@ class Endpoint(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """Body of ``PUT /v1/webhooks``.
 
     Attributes:
-        url: where the account's messages go; empty: to each charge's own.
+        url: where the account's messages go; ``None``: to each charge's own.
         secrets: each signs; empty: the account's default one.
         paused: messages wait.
     """
 
-    url: Url | Annotated[str, msgspec.Meta(max_length=0)] = ""
+    url: Url | None = None
     secrets: Annotated[list[str], msgspec.Meta(max_length=8)] = msgspec.field(default_factory=list)
     paused: bool = False
 
@@ -186,24 +186,23 @@ class Webhooks:
             message.due_at = at + FIRST_S
         return message
 
-    async def release(self, message: Message, said: Operation | Dispute) -> None:
-        """Plan a message that was just made, or let it meet its fault; with W3 it is sent when this returns."""
+    def release(self, message: Message, said: Operation | Dispute) -> bool:
+        """Plan a message that was just made, and let it meet its fault; whether it is to be sent before the answer."""
         if message.due_at is None:
-            return
+            return False
         message.fault = fault = self._faults.meet_message(said.account, said.kind, said.reference, said.amount)
-        if fault is None:
-            self._plan(message)
-            return
-        match fault.id:
-            case "W2":
-                message.due_at += fault.chance("hold") * fault.number("hold_s")
-            case "W3" if not self.endpoint(said.account).paused:
-                message.due_at = None
-                await self._send(message)
-                return
-            case "W6":
-                self._record(message, Attempt(message.id, lost=True))
+        if fault and fault.id == "W2":
+            message.due_at += fault.chance("hold") * fault.number("hold_s")
+        if fault and fault.id == "W6":
+            self._record(message, Attempt(message.id, lost=True))
         self._plan(message)
+        return fault is not None and fault.id == "W3"
+
+    async def hurry(self, message: Message) -> None:
+        """Send it now, and return when it was sent, whatever becomes of who waits for it."""
+        if message.due_at is not None and not self.endpoint(message.account).paused:
+            message.due_at = None
+            await asyncio.wait({self.spawn(self._send(message))})
 
     async def send(self, account: str, order: Sending) -> list[dict[str, object]]:
         """See ``Sending``."""
@@ -217,7 +216,7 @@ class Webhooks:
 
         async def once(message: Message) -> dict[str, object]:
             url = order.url or self._address(message)
-            signature = signatures.sign(message.body, secrets, self._clock.now() + order.timestamp_shift_s)
+            signature = signatures.sign(message.body, secrets, self._clock.everybodys() + order.timestamp_shift_s)
             async with self._lanes:
                 status = await self._post(url, signature, message.body)
             self._record(message, Attempt(message.id, status, asked=True))
@@ -227,11 +226,12 @@ class Webhooks:
             return list(await asyncio.gather(*map(once, copies)))
         return [await once(message) for message in copies]
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Let it go on by itself."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     def close(self) -> None:
         """Send nothing any more."""
@@ -272,11 +272,11 @@ class Webhooks:
         self._plan(message)
 
     def _signed(self, message: Message, shift_s: float = 0) -> str:
-        return signatures.sign(message.body, self.secrets(message.account), self._clock.now() + shift_s)
+        return signatures.sign(message.body, self.secrets(message.account), self._clock.everybodys() + shift_s)
 
     def _spoiled(self, message: Message, fault: Fault) -> tuple[str, bytes]:
         """Signature and body under W4."""
-        body, own, now = message.body, self.secrets(message.account), self._clock.now()
+        body, own, now = message.body, self.secrets(message.account), self._clock.everybodys()
         match fault.word("kind"):
             case "wrong":
                 return signatures.sign(body, ["whsec_wrong"], now), body
