@@ -100,8 +100,8 @@ def main() -> Never:
     verbs = {"authorize": "create_intent", "purchase": "create_intent", "void": "cancel"}
 
     class DoomedPayments(Payments):
-        async def _settle(self, caller: Any, key: Any, opened: Any, observation: Any, render: Any) -> Any:
-            settled = await super()._settle(caller, key, opened, observation, render)
+        async def _settle(self, caller: Any, key: Any, opened: Any, observation: Any, render: Any, **more: Any) -> Any:
+            settled = await super()._settle(caller, key, opened, observation, render, **more)
             kind = opened.operation.kind
             die(doom, "settled", verbs.get(kind, kind), opened.operation.amount_minor)
             return settled

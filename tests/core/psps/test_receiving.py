@@ -66,10 +66,9 @@ async def test_one_message_with_several_events_is_several_rows(mute: Office, pos
     rows = {row["event_key"]: row["state"] for row in await inbox.all()}
     assert {key: state for key, state in rows.items() if key.startswith("evt")} == {
         "evt-a": "received",
-        "evt-a#2": "received",
         "evt-b": "ignored",
     }
-    assert len(rows) == 4
+    assert list(rows.values()).count("received") == 3
     assert (await there.post(body)).status_code == 200
     assert [(row["seen"]) for row in await inbox.all()] == [2, 2, 2, 2]
 
