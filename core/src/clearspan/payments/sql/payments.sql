@@ -468,6 +468,8 @@ DECLARE
     pay payment_intents;
     op operations;
     after text;
+    was payment_intents;
+    fee_before bigint;
     before text;
     before_op text;
     kept boolean := false;
@@ -486,6 +488,8 @@ BEGIN
     END IF;
     before := pay.status;
     before_op := op.state;
+    was := pay;
+    fee_before := op.fee_minor;
 
     -- A reference that belongs to another operation of this account proves nothing about this one.
     IF f->>'psp_ref' IS NOT NULL AND EXISTS (
@@ -552,6 +556,7 @@ BEGIN
     IF after <> before_op THEN
         pay := payment_derive_{{v}}(pay);
         pay := payment_store_{{v}}(pay, moment);
+        PERFORM ledger_post_{{v}}(p, was, pay, op, fee_before);
         PERFORM journal_write_{{v}}(p, (p->'event_ids'->>0)::uuid, CASE op.kind
                 WHEN 'refund' THEN 'refund.' || CASE after WHEN 'declined' THEN 'failed' ELSE after END
                 WHEN 'capture' THEN 'payment.' || CASE after WHEN 'succeeded' THEN 'captured' WHEN 'declined'
