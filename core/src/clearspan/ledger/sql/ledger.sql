@@ -1,7 +1,8 @@
 -- Double entry: posting what changed, reading it, and comparing it with the totals of payments.
 
 -- Post what changed in a payment's totals, in the transaction of the change: one transfer, or nothing when nothing changed.
---   p            {now, event_ids, dispute_id?}: the transfer takes the id of the first event, which no other call has
+--   p            {now, event_ids, dispute_id?, psp_account_id?}: the transfer takes the id of the first event, which no other call
+--                has; dispute and account are those of a dispute
 --   before,after the intent's row before and after; before may be a null row
 --   op           the operation that caused it, as it is now; a null row when a dispute did
 --   fee_before   its fee before; null is none
@@ -27,7 +28,8 @@ BEGIN
     SELECT after.tenant_id, after.live, (p->>'now')::timestamptz, (p->'event_ids'->>0)::uuid, line.account, line.amount,
            after.currency, CASE WHEN NOT moved THEN 'fee' WHEN op.operation_id IS NULL THEN 'dispute'
                                 WHEN op.state = 'reversed' THEN 'reversal' WHEN op.state = 'surplus' THEN 'surplus' ELSE op.kind END,
-           after.payment_id, op.operation_id, (p->>'dispute_id')::uuid, COALESCE(op.psp_account_id, after.psp_account_id)
+           after.payment_id, op.operation_id, (p->>'dispute_id')::uuid,
+           COALESCE(op.psp_account_id, (p->>'psp_account_id')::uuid, after.psp_account_id)
     FROM (VALUES
         -- A surplus authorisation is only held by the PSP, a surplus purchase was taken.
         ('authorized', authorized - captured - voided + CASE after.capture_method WHEN 'manual' THEN surplus ELSE 0 END),
