@@ -37,7 +37,8 @@ class Books:
     async def transfers(self, payment_id: UUID) -> list[tuple[str, Balances]]:
         """The transfers of a payment in the order they were posted: kind, and amounts by account."""
         rows = await self._connection.fetch(
-            "SELECT at, transfer_id, kind, account, amount_minor FROM ledger_entries WHERE payment_id = $1 ORDER BY at, transfer_id",
+            "SELECT at, transfer_id, kind, account, amount_minor FROM ledger_entries WHERE payment_id = $1"
+            " ORDER BY at, transfer_id",
             payment_id,
         )
         found: dict[tuple[object, object, str], Balances] = defaultdict(dict)

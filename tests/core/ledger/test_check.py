@@ -65,6 +65,10 @@ async def past(money: Any, db: Database, clumsy: Connection) -> Past:
     return Past(payment_id, declined, charge, refund)
 
 
+ENTRIES_OF_NOBODY = (
+    "INSERT INTO ledger_entries SELECT tenant_id, live, at, {new}, account, amount_minor, currency, kind, {new}"
+    " FROM ledger_entries e WHERE operation_id = {refund}"
+)
 BY_HAND = {
     "the state of an operation": (
         "UPDATE operations SET state = 'surplus' WHERE operation_id = {declined}",
@@ -147,8 +151,7 @@ BY_HAND = {
         {"ledger": "payment"},
     ),
     "a transfer that balances and belongs to no payment": (
-        "INSERT INTO ledger_entries SELECT tenant_id, live, at, gen_random_uuid(), account, amount_minor, currency, kind,"
-        " gen_random_uuid() FROM ledger_entries e WHERE operation_id = {refund} AND account = 'refunded'",
+        ENTRIES_OF_NOBODY,
         {"ledger": None},
     ),
     "a kept answer about nothing": (
@@ -169,6 +172,7 @@ async def test_what_a_hand_in_the_database_changed_is_found(
         "declined": past.declined.operation_id,
         "charge": past.charge.operation_id,
         "refund": past.refund.operation_id,
+        "new": clock.new_uuid(),
     }
     done = await clumsy.execute(statement.format(**{name: f"'{value}'" for name, value in names.items()}))
     assert not done.endswith(" 0"), "the statement meets its row"

@@ -23,7 +23,7 @@ def run(settings: Settings, slug: str | None, *, as_json: bool) -> int:
     """Look at everything, of one tenant or of all; 1 when anything differs."""
 
     async def work(gateway: Gateway) -> int:
-        looked = Counter[str]()
+        looked = Counter[str](dict.fromkeys(check.LOOKED_AT, 0))
         found: list[check.Difference] = []
         total = 0
         everybody = [await gateway.tenants.by_slug(slug)] if slug else list(await gateway.tenants.all())
@@ -64,7 +64,7 @@ def run(settings: Settings, slug: str | None, *, as_json: bool) -> int:
         )
         if total > len(found):
             print(f"... and {total - len(found)} more.")
-        sizes = ", ".join(f"{count} {name}" for name, count in looked.items()) or "nothing there"
+        sizes = ", ".join(f"{count} {name}" for name, count in looked.items())
         words = f"{total} differences" if total else "No differences"
         print(f"{words}. Looked at: {sizes}.", file=sys.stderr)
         if total:

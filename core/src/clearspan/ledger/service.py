@@ -226,7 +226,7 @@ def _place(scope: Scope) -> dict[str, Any]:
     return {"tenant_id": scope.tenant_id, "live": scope.live}
 
 
-_Place = tuple[datetime, UUID, Annotated[str, Meta(max_length=40, pattern=r"^[a-z_]+$")]]
+_Place = tuple[Annotated[datetime, Meta(tz=True)], UUID, Annotated[str, Meta(max_length=40, pattern=r"^[a-z_]+$")]]
 
 
 def _write_cursor(entry: _Entry) -> str:
@@ -237,12 +237,9 @@ def _write_cursor(entry: _Entry) -> str:
 
 def _read_cursor(cursor: str) -> _Place:
     try:
-        text = base64.b64decode(cursor.encode() + b"==", altchars=b"-_", validate=True)
-        place: _Place = msgspec.json.decode(text, type=_Place)
+        padded = cursor.encode() + b"=" * (-len(cursor) % 4)
+        place: _Place = msgspec.json.decode(base64.b64decode(padded, altchars=b"-_", validate=True), type=_Place)
     except (binascii.Error, ValueError, msgspec.DecodeError):
         message = "This is no cursor of a list: take next_cursor from the page before, unchanged."
         raise InvalidRequest(message, errors=[{"path": "cursor", "message": message}]) from None
-    if place[0].tzinfo is None:
-        message = "This is no cursor of a list: take next_cursor from the page before, unchanged."
-        raise InvalidRequest(message, errors=[{"path": "cursor", "message": message}])
     return place

@@ -124,6 +124,8 @@ class _Found(msgspec.Struct, frozen=True):
     found: object = ""
 
 
+LOOKED_AT = ("payments", "operations", "facts", "events", "idempotency keys", "ledger payments", "ledger entries")
+"""What ``differences`` counts."""
 _PAGE = msgspec.json.Decoder(_Page)
 _ORPHANS = msgspec.json.Decoder(_Orphans)
 _OPENING = frozenset({"operation.submitted", "operation.adopted", "refund.created"})
@@ -290,18 +292,18 @@ def _states(story: Story) -> Iterator[_Found]:
         if states is not None and operation.state not in states:
             said = " or ".join(sorted(states))
             yield _Found("operation_state", public, "the state does not follow from the facts", said, operation.state)
-        for fact in own:
-            if fact.observed == "succeeded" and fact.amount_minor is not None:
-                if (fact.amount_minor, fact.currency) != (operation.amount_minor, operation.currency):
-                    what = f"the PSP approved another amount (fact {ids.encode('fact', fact.fact_id)})"
-                    yield _Found(
-                        "operation",
-                        public,
-                        what,
-                        f"{fact.amount_minor} {fact.currency}",
-                        f"{operation.amount_minor} {operation.currency}",
-                    )
-                    break
+        approved = next((one for one in own if one.observed == "succeeded" and one.amount_minor is not None), None)
+        if approved is not None and (approved.amount_minor, approved.currency) != (
+            operation.amount_minor,
+            operation.currency,
+        ):
+            yield _Found(
+                "operation",
+                public,
+                f"the PSP approved another amount (fact {ids.encode('fact', approved.fact_id)})",
+                f"{approved.amount_minor} {approved.currency}",
+                f"{operation.amount_minor} {operation.currency}",
+            )
 
 
 def _first(facts: Sequence[Fact], observed: str) -> datetime | None:
