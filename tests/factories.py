@@ -258,6 +258,25 @@ def rows(scope: Scope) -> list[tuple[str, Row]]:
             },
         ),
     ]
+    # One transfer: all of it has to be inserted in one transaction.
+    transfer = clock.new_uuid()
+    tables += [
+        (
+            "ledger_entries",
+            {
+                "at": now,
+                "transfer_id": transfer,
+                "account": account_name,
+                "amount_minor": amount_minor,
+                "currency": "EUR",
+                "kind": "opening",
+                "payment_id": payment,
+                "operation_id": operation,
+                "psp_account_id": account,
+            },
+        )
+        for account_name, amount_minor in (("captured", -1099), ("refunded", 99), ("in_transit", 1000))
+    ]
     return [(table, {"tenant_id": scope.tenant_id, "live": scope.live, **row}) for table, row in tables]
 
 

@@ -393,10 +393,11 @@ async def made_over_the_api(
 async def made_in_sql(scope: Scope, superuser: Connection) -> dict[str, str]:
     """The same, without a PSP."""
     found: dict[str, Any] = {}
-    for table, row in rows(scope):
-        if table != "customer_pii":  # What it would hold is not really sealed.
-            await insert(superuser, table, row)
-        found |= {f"{table}.{column}": value for column, value in row.items()}
+    async with superuser.transaction():
+        for table, row in rows(scope):
+            if table != "customer_pii":  # What it would hold is not really sealed.
+                await insert(superuser, table, row)
+            found |= {f"{table}.{column}": value for column, value in row.items()}
     return {
         "payment_id": ids.encode("pay", found["payment_intents.payment_id"]),
         "refund_id": ids.encode("re", found["operations.operation_id"]),  # The last one.

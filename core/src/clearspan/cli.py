@@ -97,6 +97,16 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--production", action="store_true", help="also refuse what is fine for trying out only")
     doctor.add_argument("--json", action="store_true", help="answer in JSON")
 
+    books = commands.add_parser("ledger", help="look over the ledger").add_subparsers(
+        required=True, metavar="<command>"
+    )
+    for check in (
+        add("check", _check, "recompute every payment from facts and events, and say what differs"),
+        add("check", _ledger_check, "compare the ledger with itself and with the payments", books),
+    ):
+        check.add_argument("--tenant", metavar="SLUG", help="only this one; default: all")
+        check.add_argument("--json", action="store_true", help="answer in JSON")
+
     tenants = commands.add_parser("tenant", help="make and list tenants").add_subparsers(
         required=True, metavar="<command>"
     )
@@ -194,6 +204,20 @@ def _doctor(options: argparse.Namespace) -> int:
     from clearspan.commands import doctor
 
     return doctor.run(options.config, safe_mode=options.safe_mode, production=options.production, as_json=options.json)
+
+
+def _check(options: argparse.Namespace) -> int:
+    settings = settings_of(options)
+    from clearspan.commands import check
+
+    return check.run(settings, options.tenant, as_json=options.json)
+
+
+def _ledger_check(options: argparse.Namespace) -> int:
+    settings = settings_of(options)
+    from clearspan.commands import ledger
+
+    return ledger.check(settings, options.tenant, as_json=options.json)
 
 
 def _tenant_create(options: argparse.Namespace) -> int:

@@ -14,6 +14,7 @@ from clearspan.access.controller import ApiKeyController
 from clearspan.access.guard import PUBLIC
 from clearspan.customers.controller import CustomerController, PaymentMethodController
 from clearspan.journal.controller import AuditController, EventController
+from clearspan.ledger.controller import LedgerController
 from clearspan.payments.controller import DisputeController, PaymentController, RefundController
 from clearspan.platform.pages import DocsController, HealthController
 from clearspan.platform.plugins import Plugins
@@ -33,6 +34,7 @@ V1 = (
     PspWebhookController,
     EventController,
     AuditController,
+    LedgerController,
     ApiKeyController,
     TenantController,
 )
@@ -72,6 +74,7 @@ def openapi() -> OpenAPIConfig:
             Tag(name="Payments", description="Payment intents, from creation to refund."),
             Tag(name="Customers", description="Customers and their payment methods."),
             Tag(name="Events", description="What happened: feed, live stream and audit trail."),
+            Tag(name="Ledger", description="Double entry: what stands where, and how it came there."),
             Tag(name="Configuration", description="PSP accounts, API keys, the tenant."),
         ],
     )

@@ -55,6 +55,7 @@ class MoneyPath:
     def __init__(self, db: Database, caller: Caller, account: UUID, method: UUID) -> None:
         self._db = db
         self._caller = caller
+        self.scope = caller.scope
         self._account = account
         self._method = method
 
@@ -101,7 +102,14 @@ class MoneyPath:
         return msgspec.convert(msgspec.json.decode(answer)["operation"], Operation)
 
     async def settle(
-        self, operation: Operation, observed: str, *, fenced: bool, psp_ref: str | None = None, source: str = "response"
+        self,
+        operation: Operation,
+        observed: str,
+        *,
+        fenced: bool,
+        psp_ref: str | None = None,
+        source: str = "response",
+        fee_minor: int | None = None,
     ) -> Operation:
         """Store an observation."""
         fact = {
@@ -109,6 +117,7 @@ class MoneyPath:
             "source": source,
             "observed": observed,
             "psp_ref": psp_ref,
+            "fee_minor": fee_minor,
             "payload_hash": "00" * 32,
             "code": "generic_decline" if observed == "declined" else None,
         }

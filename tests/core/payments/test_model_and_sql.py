@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 import msgspec
@@ -57,38 +58,44 @@ async def test_the_database_knows_the_same_transitions_as_the_model(owner: async
             assert said == (after in TRANSITIONS[before]), (before, after)
 
 
+async def step(money: Any, payment_id: UUID, one: tuple[str, int, Any]) -> None:
+    """Do one thing to a payment, or be refused and change nothing."""
+    kind, number, extra = one
+    before = await money.read(payment_id)
+    try:
+        if kind == "charge":
+            await money.operate(payment_id, "charge")
+        elif kind in ("capture", "refund"):
+            await money.operate(payment_id, kind, amount_minor=number, final=bool(extra) and kind == "capture")
+        elif kind == "void":
+            await money.operate(payment_id, "void")
+        elif kind == "unwind":
+            await money.unwind(payment_id)
+        elif kind == "cancel":
+            await money.close(payment_id, "cancel")
+        elif kind == "dispute":
+            charges = [one for one in before.operations if one.kind in CHARGES]
+            if charges:
+                await money.dispute(charges[-1], extra, number, number % 2)
+        elif kind == "hear" and before.operations:
+            target = before.operations[number % len(before.operations)]
+            await money.settle(target, extra, fenced=True, source="webhook")
+        elif kind == "observe" and before.operations:
+            target = before.operations[number % len(before.operations)]
+            await money.settle(target, extra, fenced=False)
+    except DomainError:
+        after = await money.read(payment_id)
+        assert after == before, "a refusal changes nothing"
+
+
 @given(manual=st.booleans(), steps=st.lists(STEP, min_size=1, max_size=12))
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_any_history_leaves_the_same_payment_in_sql_and_in_the_model(
     money: Any, *, manual: bool, steps: list[tuple[str, int, Any]]
 ) -> None:
     payment_id = await money.open(1000, manual=manual)
-    for kind, number, extra in steps:
-        before = await money.read(payment_id)
-        try:
-            if kind == "charge":
-                await money.operate(payment_id, "charge")
-            elif kind in ("capture", "refund"):
-                await money.operate(payment_id, kind, amount_minor=number, final=bool(extra) and kind == "capture")
-            elif kind == "void":
-                await money.operate(payment_id, "void")
-            elif kind == "unwind":
-                await money.unwind(payment_id)
-            elif kind == "cancel":
-                await money.close(payment_id, "cancel")
-            elif kind == "dispute":
-                charges = [one for one in before.operations if one.kind in CHARGES]
-                if charges:
-                    await money.dispute(charges[-1], extra, number, number % 2)
-            elif kind == "hear" and before.operations:
-                target = before.operations[number % len(before.operations)]
-                await money.settle(target, extra, fenced=True, source="webhook")
-            elif kind == "observe" and before.operations:
-                target = before.operations[number % len(before.operations)]
-                await money.settle(target, extra, fenced=False)
-        except DomainError:
-            after = await money.read(payment_id)
-            assert after == before, "a refusal changes nothing"
+    for one in steps:
+        await step(money, payment_id, one)
         after = await money.read(payment_id)
         model = derive(after.payment, after.operations, await money.disputes(payment_id))
         assert model == after.payment

@@ -30,6 +30,7 @@ SCOPES = {
     "customers:write": "Create and change customers and payment methods.",
     "events:read": "Read the event feed and the live stream.",
     "audit:read": "Read the audit trail.",
+    "ledger:read": "Read balances and entries of the ledger.",
     "psp_accounts:read": "Read PSP accounts (never their credentials).",
     "psp_accounts:write": "Create and change PSP accounts.",
     "psp_webhooks:read": "Read the messages of PSPs and what became of them.",

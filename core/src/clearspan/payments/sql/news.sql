@@ -95,7 +95,7 @@ BEGIN
     pay := payment_derive_{{v}}(pay);
     IF (pay.disputed_minor, pay.returned_minor) IS DISTINCT FROM (before_pay.disputed_minor, before_pay.returned_minor) THEN
         pay := payment_store_{{v}}(pay, moment);
-        PERFORM ledger_post_{{v}}(p, before_pay, pay, NULL, NULL);
+        PERFORM ledger_post_{{v}}(p || jsonb_build_object('dispute_id', held.dispute_id), before_pay, pay, NULL, NULL);
     END IF;
     told := CASE WHEN held.status = 'returned' THEN 'dispute.returned' WHEN before IS NULL THEN 'dispute.opened'
                  WHEN held.status IN ('won', 'lost', 'accepted', 'expired', 'prevented', 'inquiry_closed') THEN 'dispute.closed'
