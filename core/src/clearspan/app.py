@@ -16,7 +16,9 @@ from litestar.params import HeaderParameter
 from clearspan.access.guard import Authenticator, authorize, check_scopes
 from clearspan.access.service import ApiKeys
 from clearspan.customers.service import Customers
+from clearspan.journal.checkpoint import SigningKey
 from clearspan.journal.feed import Feed
+from clearspan.journal.proofs import Proofs
 from clearspan.payments.service import Payments
 from clearspan.platform.context import Caller
 from clearspan.platform.crypto import MasterKey
@@ -58,6 +60,9 @@ class Gateway:
         self.psps = PspAccounts(self.db, self.tenants, plugins, self.vaults, settings.payments, self.metrics)
         self.payments = Payments(self.db, self.psps, master.installation, settings, self.metrics)
         self.feed = Feed(self.db, settings.events, settings.server.sse_streams_max)
+        self.audit_key = SigningKey.of(master, settings.audit.origin)
+        self.proofs = Proofs(self.db, self.audit_key, self.metrics, settings.audit.push_to)
+        self.metrics.sources.append(self.proofs.measure)
         self.feed.renderers |= {
             "payment": self.payments.render_many,
             "refund": self.payments.render_refunds,
@@ -148,6 +153,7 @@ SERVICES = (
     "psps",
     "vaults",
     "feed",
+    "proofs",
     "plugins",
     "db",
     "metrics",
