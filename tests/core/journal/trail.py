@@ -10,6 +10,7 @@ from uuid import UUID
 
 import asyncpg
 import msgspec
+from tests.factories import insert, tenant_row
 
 from clearspan.journal.checkpoint import Checkpoint, SigningKey
 from clearspan.journal.examine import Report, examine
@@ -22,7 +23,6 @@ from clearspan.platform.crypto import MasterKey
 from clearspan.platform.db import Database
 from clearspan.platform.telemetry import Metrics
 from clearspan.settings import Settings
-from tests.factories import insert, tenant_row
 
 if TYPE_CHECKING:
     from tests.conftest import Urls
@@ -49,7 +49,9 @@ class Trail:
         """As another worker would have it."""
         return Sealer(self.db, self.proofs, self.key, self.settings)
 
-    async def happen(self, count: int = 1, scope: Scope | None = None, data: dict[str, Any] | None = None) -> list[UUID]:
+    async def happen(
+        self, count: int = 1, scope: Scope | None = None, data: dict[str, Any] | None = None
+    ) -> list[UUID]:
         """Events in transactions of a few, one after the other; below the horizon when it returns."""
         made: list[UUID] = []
         while len(made) < count:

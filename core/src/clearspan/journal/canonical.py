@@ -6,6 +6,8 @@ the ``jsonb``, whose print is a fixed point (printed, read and printed again it 
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 
@@ -65,4 +67,17 @@ COLUMNS = f"""
     actor_id, actor_type, {micros("at")}, customer_id::text, data::text, epoch, event_id::text, live, request_id, seq, sequence,
     subject_id::text, subject_type, tenant_id::text, type, xid::text
 """
-"""Of a SELECT from ``journal``. ``audit_row`` in sql/seal.sql gives the same as JSON."""
+"""Of a SELECT from ``journal``, for ``of_record``. ``audit_row`` in sql/seal.sql gives the same as JSON."""
+
+
+def of_record(row: dict[str, Any]) -> Leaf:
+    """What a SELECT of ``COLUMNS`` gave."""
+    at = row["at"]
+    return Leaf(
+        **row
+        | {
+            "at": int(at) if at.lstrip("-").isdecimal() else at,
+            "data": msgspec.Raw(row["data"].encode()),
+            "xid": int(row["xid"]),
+        }
+    )

@@ -58,14 +58,19 @@ class SigningKey:
         """``name+hash+base64``, what a verifier is given."""
         return verifier_key(self.name, self.public)
 
-    def sign(self, text: str) -> str:
-        """The note: a text that ends with a newline, signed."""
-        signature = base64.b64encode(key_id(self.name, self.public) + self._private.sign(text.encode())).decode()
-        return f"{text}\n{DASH} {self.name} {signature}\n"
+    def sign(self, text: str, name: str = "") -> str:
+        """The note: a text that ends with a newline, signed, under an earlier name of the log when one is given."""
+        name = name or self.name
+        signature = base64.b64encode(key_id(name, self.public) + self._private.sign(text.encode())).decode()
+        return f"{text}\n{DASH} {name} {signature}\n"
+
+    def note(self, size: int, root: bytes, name: str = "") -> str:
+        """The checkpoint of a tree. Ed25519 is deterministic: whatever this key signed comes out again, byte for byte."""
+        return self.sign(f"{name or self.name}\n{size}\n{base64.b64encode(root).decode()}\n", name)
 
     def checkpoint(self, number: int, size: int, root: bytes, now: datetime) -> Checkpoint:
-        """Sign a tree of this size and root."""
-        note = self.sign(f"{self.name}\n{size}\n{base64.b64encode(root).decode()}\n")
+        """A checkpoint to be stored."""
+        note = self.note(size, root)
         mac = self.mac(number, str((now - EPOCH) // timedelta(microseconds=1)), note)
         return Checkpoint(number=number, size=size, root=root.hex(), note=note, created_at=now, mac=mac)
 
@@ -75,7 +80,7 @@ class SigningKey:
         return hmac.digest(self._mac_key, message.encode(), hashlib.sha256).hex()
 
     def open(self, note: str) -> verifier.Checkpoint:
-        """A checkpoint that this key signed, under whatever name.
+        """A checkpoint that this key signed, under whatever name the log had then.
 
         Raises:
             Wrong: it did not.

@@ -68,6 +68,8 @@ class Sealer:
             except TreeTampered as error:
                 self._sign_at = clock.monotonic() + self._settings.checkpoint_interval_s
                 log.critical("nothing is signed: run 'clearspan audit verify'", problem=str(error))
+            except Exception:  # An edge: the same worker looks after payments, whatever was done to the tree.
+                log.exception("nothing is sealed: run 'clearspan audit verify'")
             await clock.sleep(self._settings.seal_interval_s)
 
     async def seal(self) -> int:

@@ -33,8 +33,9 @@ Point = tuple[int, int]
 
 def add(a: Point, b: Point) -> Point:
     """The sum of two points."""
-    k = D * a[0] * b[0] * a[1] * b[1]
-    x, y = (a[0] * b[1] + b[0] * a[1]) * pow(1 + k, -1, P), (a[1] * b[1] + a[0] * b[0]) * pow(1 - k, -1, P)
+    k = D * a[0] * b[0] * a[1] * b[1] % P
+    inverse = pow(1 - k * k, -1, P)
+    x, y = (a[0] * b[1] + b[0] * a[1]) * (1 - k) * inverse, (a[1] * b[1] + a[0] * b[0]) * (1 + k) * inverse
     return x % P, y % P
 
 

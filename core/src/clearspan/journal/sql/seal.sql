@@ -150,7 +150,7 @@ CREATE OR REPLACE FUNCTION push_next_{{v}}(p jsonb) RETURNS json LANGUAGE plpgsq
     SET search_path = public, pg_temp AS $$
 DECLARE
     cursor_at bigint;
-    found json := '[]';
+    given json := '[]';
 BEGIN
     PERFORM set_config('app.system', 'on', true);
     INSERT INTO checkpoint_pushes (target, due_at, updated_at)
@@ -160,11 +160,11 @@ BEGIN
       AND EXISTS (SELECT FROM checkpoints c WHERE c.number > t.pushed)
     RETURNING pushed INTO cursor_at;
     IF FOUND THEN
-        SELECT json_agg(audit_checkpoint_{{v}}(c) ORDER BY c.number) INTO found FROM (
+        SELECT json_agg(audit_checkpoint_{{v}}(c) ORDER BY c.number) INTO given FROM (
             SELECT * FROM checkpoints WHERE number > cursor_at ORDER BY number LIMIT (p->>'most')::integer) c;
     END IF;
     PERFORM set_config('app.system', '', true);
-    RETURN found;
+    RETURN given;
 END $$;
 
 -- Tells how it went: {target, pushed, failed, now, pause_s, pause_s_max}. The cursor never goes back; the pause doubles with each
