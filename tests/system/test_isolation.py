@@ -47,8 +47,8 @@ DOORS |= {"seal_next", "seal_append", "checkpoint_add", "push_next", "push_done"
 DOORS |= {"audit_nodes", "audit_state", "audit_checkpoints"}
 """Hashes, the tree's size and what was signed: the same for everybody, and nothing of a row."""
 INSTALLATION_WIDE = ("journal_leaves", "journal_nodes", "checkpoints", "checkpoint_pushes")
-"""The tables of that tree. There is one, since a checkpoint covers whatever is in it: neither it nor its keys can be cut by tenant.
-In return the application holds no right on them but to read a tenant's own leaves."""
+"""The tables of that tree. There is one, since a checkpoint covers whatever is in it: neither table nor key is cut by tenant. In
+return the application holds no right on them but to read a tenant's own leaves."""
 
 TABLES = f"""
     SELECT c.oid, c.relname AS name, c.relrowsecurity AS enabled, c.relforcerowsecurity AS forced,
