@@ -126,7 +126,7 @@ class Proofs:
             TreeSizeUnknown: the tree never had that size.
         """
         document = {"tenant_id": scope.tenant_id, "live": scope.live, "event_id": event_id}
-        found = _SEALED.decode(await self._db.call("audit_leaves", document))
+        found = _SEALED.decode(await self._db.call("audit_leaf", document))
         if not found:
             raise EventNotFound
         state = await self.state()

@@ -114,7 +114,7 @@ def _write(target: str, checkpoint: Checkpoint) -> None:
     """On disk when it returns."""
     path = Path(target)
     if target.endswith("/"):
-        path = path / f"{checkpoint.size:016d}.txt"
+        path = path / f"{checkpoint.size:016d}-{checkpoint.root[:8]}.txt"
         if path.exists() and path.read_text() == checkpoint.note:
             return  # Storage that forbids overwriting would refuse a second time.
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)

@@ -73,11 +73,13 @@ DECLARE
     found json;
 BEGIN
     PERFORM set_config('app.system', 'on', true);
-    SELECT COALESCE(json_agg(encode(COALESCE(l.hash, n.hash), 'hex') ORDER BY w.place), '[]') INTO found
+    -- A look into an index per hash: joined, the planner may read whole tables.
+    SELECT COALESCE(json_agg(encode(
+        CASE WHEN w.level = 0 THEN (SELECT l.hash FROM journal_leaves l WHERE l.leaf_index = w.index)
+             ELSE (SELECT n.hash FROM journal_nodes n WHERE n.level = w.level AND n.index = w.index) END, 'hex')
+        ORDER BY w.place), '[]') INTO found
     FROM (SELECT (e.value->>0)::smallint AS level, (e.value->>1)::bigint AS index, e.place
-          FROM jsonb_array_elements(p->'nodes') WITH ORDINALITY AS e (value, place)) w
-    LEFT JOIN journal_leaves l ON w.level = 0 AND l.leaf_index = w.index
-    LEFT JOIN journal_nodes n ON n.level = w.level AND n.index = w.index;
+          FROM jsonb_array_elements(p->'nodes') WITH ORDINALITY AS e (value, place)) w;
     PERFORM set_config('app.system', '', true);
     RETURN found;
 END $$;
@@ -182,24 +184,31 @@ BEGIN
     PERFORM set_config('app.system', '', true);
 END $$;
 
--- A tenant's own sealed rows: {tenant_id, live, event_id | after, most} -> [{index, row}], in order; after is a position. Row security
--- holds: this function is nobody but its caller. A row that is not sealed yet has no index; it comes only when asked for by name.
+-- A tenant's own rows: {tenant_id, live, after, most} -> [{index, row}], in order; after is a position. index is null while a row is
+-- not sealed. Row security holds: this function is nobody but its caller.
 CREATE OR REPLACE FUNCTION audit_leaves_{{v}}(p jsonb) RETURNS json LANGUAGE plpgsql AS $$
 DECLARE
     tenant uuid := (p->>'tenant_id')::uuid;
     is_live boolean := (p->>'live')::boolean;
 BEGIN
     PERFORM set_config('app.tenant', p->>'tenant_id', true), set_config('app.live', p->>'live', true);
-    IF p ? 'event_id' THEN
-        RETURN (SELECT COALESCE(json_agg(json_build_object('index', l.leaf_index, 'row', audit_row_{{v}}(j))), '[]')
-                FROM journal j LEFT JOIN journal_leaves l USING (tenant_id, live, event_id)
-                WHERE j.tenant_id = tenant AND j.live = is_live AND j.event_id = (p->>'event_id')::uuid);
-    END IF;
     RETURN (
-        SELECT COALESCE(json_agg(json_build_object('index', f.leaf_index, 'row', audit_row_{{v}}(f.j)) ORDER BY f.leaf_index), '[]')
-        FROM (SELECT l.leaf_index, j FROM journal j JOIN journal_leaves l USING (tenant_id, live, event_id)
-              WHERE j.tenant_id = tenant AND j.live = is_live
-                AND (j.epoch, j.xid, j.seq) > ((p->'after'->>'epoch')::integer, (p->'after'->>'xid')::xid8,
-                                               (p->'after'->>'seq')::bigint)
-              ORDER BY j.epoch, j.xid, j.seq LIMIT (p->>'most')::integer) f);
+        SELECT COALESCE(json_agg(json_build_object(
+            'index', (SELECT l.leaf_index FROM journal_leaves l
+                      WHERE l.tenant_id = tenant AND l.live = is_live AND l.event_id = j.event_id),
+            'row', audit_row_{{v}}(j)) ORDER BY j.epoch, j.xid, j.seq), '[]')
+        FROM (SELECT * FROM journal
+              WHERE tenant_id = tenant AND live = is_live
+                AND (epoch, xid, seq) > ((p->'after'->>'epoch')::integer, (p->'after'->>'xid')::xid8, (p->'after'->>'seq')::bigint)
+              ORDER BY epoch, xid, seq LIMIT (p->>'most')::integer) j);
+END $$;
+
+-- One of them: {tenant_id, live, event_id} -> the same, with one row or none.
+CREATE OR REPLACE FUNCTION audit_leaf_{{v}}(p jsonb) RETURNS json LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM set_config('app.tenant', p->>'tenant_id', true), set_config('app.live', p->>'live', true);
+    RETURN (SELECT COALESCE(json_agg(json_build_object('index', l.leaf_index, 'row', audit_row_{{v}}(j))), '[]')
+            FROM journal j LEFT JOIN journal_leaves l USING (tenant_id, live, event_id)
+            WHERE j.tenant_id = (p->>'tenant_id')::uuid AND j.live = (p->>'live')::boolean
+              AND j.event_id = (p->>'event_id')::uuid);
 END $$;
