@@ -125,23 +125,23 @@ def databases(superuser_url: str) -> Iterator[Callable[[], Urls]]:
 
     def urls(database: str) -> Urls:
         return Urls(
-            superuser=_url(superuser_url, database),
-            owner=_url(superuser_url, database, owner),
-            app=_url(superuser_url, database, app),
+            superuser=url(superuser_url, database),
+            owner=url(superuser_url, database, owner),
+            app=url(superuser_url, database, app),
         )
 
     def copy() -> Urls:
         database = f"{name}_{len(made)}"
-        _execute(superuser_url, f"CREATE DATABASE {database} TEMPLATE {name} OWNER {owner}")
+        execute(superuser_url, f"CREATE DATABASE {database} TEMPLATE {name} OWNER {owner}")
         made.append(database)
         return urls(database)
 
-    _execute(superuser_url, f"CREATE ROLE {owner} LOGIN CREATEROLE PASSWORD '{PASSWORD}'")
-    _execute(superuser_url, f"CREATE DATABASE {name} OWNER {owner}")
+    execute(superuser_url, f"CREATE ROLE {owner} LOGIN CREATEROLE PASSWORD '{PASSWORD}'")
+    execute(superuser_url, f"CREATE DATABASE {name} OWNER {owner}")
     schema.migrate(urls(name).owner, app_role=app, app_password=PASSWORD)
     yield copy
-    _execute(superuser_url, *(f"DROP DATABASE {database} WITH (FORCE)" for database in made))
-    _execute(superuser_url, f"DROP ROLE {app}", f"DROP ROLE {owner}")
+    execute(superuser_url, *(f"DROP DATABASE {database} WITH (FORCE)" for database in made))
+    execute(superuser_url, f"DROP ROLE {app}", f"DROP ROLE {owner}")
 
 
 @pytest.fixture(scope="session")
@@ -183,13 +183,16 @@ async def connected(url: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record
         await connection.close()
 
 
-def _url(superuser_url: str, database: str, role: str = "") -> str:
+def url(superuser_url: str, database: str, role: str = "") -> str:
+    """Of a database, for the superuser or a role of the tests."""
     parts = urlsplit(superuser_url)
     netloc = f"{role}:{PASSWORD}@{parts.netloc.rpartition('@')[2]}" if role else parts.netloc
     return urlunsplit(parts._replace(netloc=netloc, path=f"/{database}"))
 
 
-def _execute(url: str, *statements: str) -> None:
+def execute(url: str, *statements: str) -> None:
+    """Run statements, each by itself; not from within a loop."""
+
     async def run() -> None:
         async with connected(url) as connection:
             for statement in statements:

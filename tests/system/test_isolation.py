@@ -17,9 +17,11 @@ import msgspec
 import pytest
 from sqlalchemy import text
 from tests.conftest import NewClient, Route, lifespan, routes_of
+from tests.core.journal.trail import settle
 from tests.factories import insert, rows, tenant_row
 
 from clearspan.app import create_app
+from clearspan.journal.seal import Sealer
 from clearspan.platform import clock, ids
 from clearspan.platform.context import Scope
 from clearspan.platform.crypto import MasterKey
@@ -42,11 +44,19 @@ DOORS = {
     "tenant_by_slug", "tenants_all", "api_keys_by_prefix", "due_work", "journal_tail", "inbox_account", "inbox_backlog",
 }  # fmt: skip
 """Every function that sees all tenants. Whoever adds one here has read what it gives to whom."""
+DOORS |= {"seal_next", "seal_append", "checkpoint_add", "push_next", "push_done"}
+"""The sealer's: one tree over the journal of all tenants. Only seal_next gives rows, and only the worker calls it."""
+DOORS |= {"audit_nodes", "audit_state", "audit_checkpoints"}
+"""Hashes, the tree's size and what was signed: the same for everybody, and nothing of a row."""
+INSTALLATION_WIDE = ("journal_leaves", "journal_nodes", "checkpoints", "checkpoint_pushes")
+"""The tables of that tree. There is one, since a checkpoint covers whatever is in it: neither table nor key is cut by tenant. In
+return the application holds no right on them but to read a tenant's own leaves."""
 
 TABLES = f"""
     SELECT c.oid, c.relname AS name, c.relrowsecurity AS enabled, c.relforcerowsecurity AS forced,
            EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname = 'live') AS has_mode
-    FROM pg_class c WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p') AND c.relname <> '{VERSION_TABLE}'
+    FROM pg_class c WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p')
+      AND c.relname <> ALL ('{{{",".join((VERSION_TABLE, *INSTALLATION_WIDE))}}}')
     ORDER BY c.relname
 """
 
@@ -58,6 +68,50 @@ async def test_row_security_is_forced_on_every_table(superuser: Connection) -> N
     tables = await superuser.fetch(TABLES)
     assert len(tables) >= 11
     assert [table["name"] for table in tables if not (table["enabled"] and table["forced"])] == []
+
+
+async def test_on_the_tables_of_the_tree_the_application_may_read_own_leaves_and_nothing_else(
+    superuser: Connection, urls: Urls
+) -> None:
+    app = role_of(urls.app)
+    for name in INSTALLATION_WIDE:
+        table = await superuser.fetchrow(
+            "SELECT relrowsecurity, relforcerowsecurity FROM pg_class WHERE relname = $1", name
+        )
+        assert table is not None, name
+        assert list(table.values()) == [True, True], name
+        given = {
+            verb
+            for verb in ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER")
+            if await superuser.fetchval("SELECT has_table_privilege($1, $2, $3)", app, name, verb)
+        }
+        assert given == ({"SELECT"} if name == "journal_leaves" else set()), name
+        policies = await superuser.fetch(
+            "SELECT pg_get_expr(polqual, polrelid) AS qual FROM pg_policy WHERE polrelid = $1::regclass"
+            " AND (0 = ANY(polroles) OR $2::regrole = ANY(polroles))",
+            *(name, app),
+        )
+        own = ["((tenant_id = app_tenant()) AND (live = app_live()))"] if name == "journal_leaves" else []
+        assert [policy["qual"] for policy in policies] == own, name
+
+
+async def test_of_the_leaves_each_tenant_and_mode_sees_its_own(world: World, gateway: Gateway, app: AsgiApp) -> None:
+    await sealed(gateway)
+    for scope in world.stored:
+        async with world.db.pool.acquire() as connection, connection.transaction():
+            await enter(connection, scope)
+            leaves = await connection.fetch("SELECT tenant_id, live FROM journal_leaves")
+        assert [(leaf["tenant_id"], leaf["live"]) for leaf in leaves] == [(scope.tenant_id, scope.live)]
+    assert await world.db.pool.fetchval("SELECT count(*) FROM journal_leaves") == 0
+
+
+async def sealed(gateway: Gateway) -> None:
+    """Everything that happened is in the tree, and signed, as the worker does it."""
+    await settle(gateway.db)
+    settings = msgspec.structs.replace(gateway.settings.audit, checkpoint_interval_s=0)
+    sealer = Sealer(gateway.db, gateway.proofs, gateway.audit_key, settings)
+    await sealer.seal()
+    await sealer.sign()
 
 
 async def test_every_policy_that_binds_the_application_names_tenant_and_mode(superuser: Connection, urls: Urls) -> None:
@@ -441,7 +495,13 @@ class Neighbour(msgspec.Struct, frozen=True):
 
 @pytest.fixture
 async def neighbours(
-    walls: AsgiApp, new_merchant: NewMerchant, settings: Settings, superuser: Connection, sandboxes: None
+    walls: AsgiApp,
+    app: AsgiApp,
+    gateway: Gateway,
+    new_merchant: NewMerchant,
+    settings: Settings,
+    superuser: Connection,
+    sandboxes: None,
 ) -> AsyncIterator[list[Neighbour]]:
     """Test mode of one tenant, with objects made over the API, and its live mode, with objects made in SQL."""
     async with AsyncExitStack() as stack:
@@ -451,12 +511,14 @@ async def neighbours(
         other = await new_merchant()
         other_live = await new_merchant(live=True, of=other)
         clients = [await new_client(each) for each in (test, live, other, other_live)]
-        yield [
+        found = [
             Neighbour(
                 clients[0], await made_over_the_api(clients[0], settings, test.caller.scope, superuser), clients[1:]
             ),
             Neighbour(clients[1], await made_in_sql(live.caller.scope, superuser), [clients[0], *clients[2:]]),
         ]
+        await sealed(gateway)
+        yield found
 
 
 async def test_on_every_route_the_ids_of_others_do_not_exist(walls: AsgiApp, neighbours: list[Neighbour]) -> None:

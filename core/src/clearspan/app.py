@@ -16,8 +16,10 @@ from litestar.params import HeaderParameter
 from clearspan.access.guard import Authenticator, authorize, check_scopes
 from clearspan.access.service import ApiKeys
 from clearspan.customers.service import Customers
+from clearspan.journal.checkpoint import SigningKey
 from clearspan.journal.feed import Feed
 from clearspan.payments.inbox import Inbox
+from clearspan.journal.proofs import Proofs
 from clearspan.payments.service import Payments
 from clearspan.platform.context import Caller
 from clearspan.platform.crypto import MasterKey
@@ -63,6 +65,9 @@ class Gateway:
         self.psp_webhooks = PspWebhooks(self.db, self.tenants, self.psps, settings.psps, self.metrics)
         self.psp_webhooks.wake = self.inbox.wake
         self.feed = Feed(self.db, settings.events, settings.server.sse_streams_max)
+        self.audit_key = SigningKey.of(master, settings.audit.origin)
+        self.proofs = Proofs(self.db, self.audit_key, self.metrics, settings.audit.push_to)
+        self.metrics.sources.append(self.proofs.measure)
         self.feed.renderers |= {
             "payment": self.payments.render_many,
             "refund": self.payments.render_refunds,
@@ -157,6 +162,7 @@ SERVICES = (
     "psp_webhooks",
     "vaults",
     "feed",
+    "proofs",
     "plugins",
     "db",
     "metrics",

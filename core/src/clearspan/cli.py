@@ -125,6 +125,19 @@ def _parser() -> argparse.ArgumentParser:
     key.add_argument("--name", default="command line", help="for people")
     key.add_argument("--expires-days", type=int, metavar="DAYS", help="end after so many days; default: never")
 
+    audit = commands.add_parser("audit", help="prove that the audit trail is what it was").add_subparsers(
+        required=True, metavar="<command>"
+    )
+    add("key", _audit_key, "show the public key that checkpoints are signed with", audit)
+    verify = add("verify", _audit_verify, "compare every event with what was sealed and signed", audit)
+    verify.add_argument("--checkpoint", type=Path, metavar="FILE", help="checkpoints that were kept off this host")
+    verify.add_argument("--key", help="the verifier key they were signed with; default: this installation's")
+    verify.add_argument("--json", action="store_true", help="answer in JSON")
+    export = add("export", _audit_export, "print a tenant's events with proofs, for a check without us", audit)
+    export.add_argument("--tenant", required=True, metavar="SLUG", help="whose events")
+    export.add_argument("--live", action="store_true", help="of live mode; default: test mode")
+    export.add_argument("--checkpoint", type=Path, metavar="FILE", help="the one the export has to continue")
+
     demo = add(
         "demo", _demo, "a day of a shop against a running gateway, through its API, ending with the books compared"
     )
@@ -246,6 +259,27 @@ def _key_create(options: argparse.Namespace) -> int:
         name=options.name,
         expires_days=options.expires_days,
     )
+
+
+def _audit_key(options: argparse.Namespace) -> int:
+    settings = settings_of(options)
+    from clearspan.commands import audit
+
+    return audit.key(settings)
+
+
+def _audit_verify(options: argparse.Namespace) -> int:
+    settings = settings_of(options)
+    from clearspan.commands import audit
+
+    return audit.verify(settings, checkpoint=options.checkpoint, held_key=options.key, as_json=options.json)
+
+
+def _audit_export(options: argparse.Namespace) -> int:
+    settings = settings_of(options)
+    from clearspan.commands import audit
+
+    return audit.export(settings, options.tenant, live=options.live, checkpoint=options.checkpoint)
 
 
 def _demo(options: argparse.Namespace) -> int:

@@ -101,10 +101,29 @@ def _begins(*schemes: str) -> Callable[[Secret], bool]:
     return lambda secret: not secret or secret.reveal().startswith(tuple(f"{scheme}://" for scheme in schemes))
 
 
+def _is_log_name(text: str) -> bool:
+    return not re.search(r"[\s+\x00-\x1f\x7f]", text)
+
+
+def _are_push_targets(targets: tuple[str, ...]) -> bool:
+    for target in targets:
+        url = urlsplit(target)
+        local = url.hostname in {"127.0.0.1", "::1", "localhost"}
+        if target.startswith("/"):
+            continue
+        if not url.hostname or "@" in url.netloc or not (url.scheme == "https" or (url.scheme == "http" and local)):
+            return False
+    return len(set(targets)) == len(targets)
+
+
 Port = Annotated[int, Meta(ge=0, le=65535)]
 NonEmpty = Annotated[str, Meta(min_length=1)]
 PublicUrl = Annotated[str, _Rule("http or https URL without credentials or query, or empty", _is_public_url)]
 Networks = Annotated[tuple[str, ...], _Rule('list of networks such as "10.0.0.0/8"', _are_networks)]
+LogName = Annotated[str, _Rule("name without white space and +, or empty", _is_log_name)]
+PushTargets = Annotated[
+    tuple[str, ...], _Rule("list of absolute paths and https URLs without credentials", _are_push_targets)
+]
 DatabaseUrl = Annotated[Secret, _Rule("secret postgresql:// URL, or empty", _begins("postgresql", "postgres"))]
 RedisUrl = Annotated[
     Secret, _Rule("secret redis://, rediss:// or unix:// URL, or empty", _begins("redis", "rediss", "unix"))
@@ -217,6 +236,15 @@ class EventSettings(_Table, frozen=True):
     stream_backlog_max: Annotated[int, Meta(ge=1, le=100_000)]
 
 
+class AuditSettings(_Table, frozen=True):
+    """``[audit]``."""
+
+    origin: LogName
+    seal_interval_s: Annotated[float, Meta(ge=0.05, le=60)]
+    checkpoint_interval_s: Annotated[int, Meta(ge=1, le=86_400)]
+    push_to: PushTargets
+
+
 class PluginsSettings(_Table, frozen=True):
     """``[plugins]``."""
 
@@ -263,6 +291,7 @@ class Settings(_Table, frozen=True):
     idempotency: IdempotencySettings
     access: AccessSettings
     events: EventSettings
+    audit: AuditSettings
     plugins: PluginsSettings
     plugin: dict[str, dict[str, Any]]
     security: SecuritySettings

@@ -32,6 +32,8 @@ from saq.queue.redis import RedisQueue
 from clearspan.app import Gateway
 from clearspan.commands import heartbeat
 from clearspan.commands.start import check_master_key, keep_clock
+from clearspan.journal.push import Pusher
+from clearspan.journal.seal import Sealer
 from clearspan.payments.jobs import JOBS
 from clearspan.platform import clock, ids, sqlbundle
 from clearspan.platform.problems import DatabaseUnavailable
@@ -241,7 +243,14 @@ async def _work(runtime: Runtime) -> None:
         )
         helpers = [
             asyncio.create_task(work)
-            for work in (worker.start(), sweeper.run(), keep_clock(gateway), _show(settings, sweeper))
+            for work in (
+                worker.start(),
+                sweeper.run(),
+                Sealer(gateway.db, gateway.proofs, gateway.audit_key, settings.audit).run(),
+                Pusher(gateway.db, settings.audit).run(),
+                keep_clock(gateway),
+                _show(settings, sweeper),
+            )
         ]
         log.info("worker started", concurrency=settings.worker.concurrency)
         stopped = asyncio.create_task(stop.wait())

@@ -5,18 +5,23 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import msgspec
 import pytest
+from tests.core.journal.trail import Trail, new_trail
 
 from clearspan.journal.feed import Feed
 from clearspan.journal.service import record
 from clearspan.platform import clock
 from clearspan.platform.context import Caller
+from clearspan.platform.crypto import MasterKey
 from clearspan.platform.db import Database
 from clearspan.settings import EventSettings, Settings
+
+if TYPE_CHECKING:
+    from tests.conftest import Urls
 
 PATIENCE_S = 20
 """How long a test waits for what must come; no claim is made about how fast it does."""
@@ -167,3 +172,16 @@ async def listen() -> AsyncIterator[Listen]:
             return Listener(body)
 
         yield listen
+
+
+@pytest.fixture
+def trail_urls(databases: Callable[[], Urls]) -> Urls:
+    """A database of its own."""
+    return databases()
+
+
+@pytest.fixture
+async def trail(trail_urls: Urls, settings: Settings, master: MasterKey) -> AsyncIterator[Trail]:
+    """An empty journal with a sealer."""
+    async with new_trail(trail_urls, settings, master) as found:
+        yield found

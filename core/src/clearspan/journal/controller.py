@@ -12,9 +12,27 @@ from litestar.params import FromPath, HeaderParameter, QueryParameter
 from litestar.response import Stream
 
 from clearspan.journal import service
-from clearspan.journal.errors import CursorUnknown, EventNotFound, StreamsClosed, TooManyStreams
+from clearspan.journal.errors import (
+    CheckpointNotFound,
+    CursorUnknown,
+    EventNotFound,
+    NotSealedYet,
+    StreamsClosed,
+    TooManyStreams,
+    TreeSizeUnknown,
+)
 from clearspan.journal.feed import Feed
-from clearspan.journal.schemas import AuditList, EventList, EventOut
+from clearspan.journal.proofs import Proofs
+from clearspan.journal.schemas import (
+    AuditKey,
+    AuditList,
+    CheckpointList,
+    CheckpointOut,
+    ConsistencyProof,
+    EventList,
+    EventOut,
+    InclusionProof,
+)
 from clearspan.journal.service import AuditQuery
 from clearspan.platform import ids
 from clearspan.platform.context import Caller
@@ -23,6 +41,8 @@ from clearspan.platform.problems import Forbidden, InvalidRequest
 from clearspan.platform.replies import problems
 
 SCOPE = "events:read"
+AUDIT = "audit:read"
+SIZE_MAX = 2**53
 TYPES_MAX = 50
 _TYPE = re.compile(r"[a-z_]{1,40}\.[a-z_]{1,40}")
 
@@ -115,7 +135,7 @@ class AuditController(Controller):
     path = "/audit"
     tags = ("Events",)
 
-    @get(summary="Search the audit trail", opt={"scope": "audit:read"}, responses=problems(ids.InvalidId))
+    @get(summary="Search the audit trail", opt={"scope": AUDIT}, responses=problems(ids.InvalidId))
     async def list(
         self,
         caller: NamedDependency[Caller],
@@ -155,6 +175,65 @@ class AuditController(Controller):
             created_before=created_before,
         )
         return await service.search(db, caller.scope, query, limit=limit, cursor=cursor)
+
+    @get("/key", summary="Retrieve the audit key", opt={"scope": AUDIT}, responses=problems())
+    async def key(self, proofs: NamedDependency[Proofs]) -> AuditKey:
+        """The public key that checkpoints are signed with. Keep it where you keep checkpoints, from the beginning."""
+        return proofs.key()
+
+    @get(
+        "/checkpoint",
+        summary="Retrieve the last checkpoint",
+        opt={"scope": AUDIT},
+        responses=problems(CheckpointNotFound),
+    )
+    async def checkpoint(self, proofs: NamedDependency[Proofs]) -> CheckpointOut:
+        """The signed size and root hash of the tree over everything that happened in this installation.
+
+        Keep its `note`: whoever changes anything it covers can be convicted with it.
+        """
+        return await proofs.latest()
+
+    @get("/checkpoints", summary="List checkpoints", opt={"scope": AUDIT}, responses=problems())
+    async def checkpoints(
+        self,
+        proofs: NamedDependency[Proofs],
+        limit: Annotated[int, QueryParameter(ge=1, le=100, description="Rows per page.")] = 20,
+        cursor: Annotated[
+            str | None, QueryParameter(max_length=200, description="next_cursor of the page before.")
+        ] = None,
+    ) -> CheckpointList:
+        """All checkpoints, newest first."""
+        return await proofs.checkpoints(limit=limit, cursor=cursor)
+
+    @get("/consistency", summary="Prove that the trail only grew", opt={"scope": AUDIT},
+         responses=problems(TreeSizeUnknown, CheckpointNotFound))  # fmt: skip
+    async def consistency(
+        self,
+        proofs: NamedDependency[Proofs],
+        from_: Annotated[int, QueryParameter(name="from", ge=0, le=SIZE_MAX, description="Size of the older tree.")],
+        to: Annotated[
+            int | None,
+            QueryParameter(ge=0, le=SIZE_MAX, description="Size of the newer one; default: of the last checkpoint."),
+        ] = None,
+    ) -> ConsistencyProof:
+        """The proof that the tree of the newer size begins with the whole tree of the older one."""
+        return await proofs.between(from_, to)
+
+    @get("/{event_id:str}/proof", summary="Prove that an event is in the trail", opt={"scope": AUDIT},
+         responses=problems(EventNotFound, NotSealedYet, TreeSizeUnknown))  # fmt: skip
+    async def proof(
+        self,
+        event_id: FromPath[str],
+        caller: NamedDependency[Caller],
+        proofs: NamedDependency[Proofs],
+        size: Annotated[
+            int | None,
+            QueryParameter(ge=1, le=SIZE_MAX, description="Of the tree; default: of the last checkpoint."),
+        ] = None,
+    ) -> InclusionProof:
+        """The event's bytes as they were hashed, and the hashes that lead from them to the root."""
+        return await proofs.of_event(caller.scope, ids.decode("evt", event_id), size)
 
 
 def _types(given: list[str] | None) -> frozenset[str]:

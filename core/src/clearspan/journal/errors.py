@@ -43,3 +43,32 @@ class StreamsClosed(DomainError):
 
     def __init__(self, detail: str = "", **fields: object) -> None:
         super().__init__(detail, **({"retry_after_s": 1} | fields))
+
+
+class CheckpointNotFound(NotFound):
+    """Nothing was signed yet."""
+
+    code = "checkpoint_not_found"
+    status = 404
+    title = "There is no checkpoint yet"
+    advice = "The worker signs one every audit.checkpoint_interval_s while events come in: ask again, and check that one runs."
+
+
+class NotSealedYet(DomainError):
+    """The event is younger than the tree it is asked for in."""
+
+    code = "event_not_sealed_yet"
+    status = 409
+    title = "The event is not in that tree yet"
+    advice = "Ask again after the next checkpoint, within about audit.checkpoint_interval_s, or for a larger size."
+
+    def __init__(self, detail: str = "", **fields: object) -> None:
+        super().__init__(detail, **({"retry_after_s": 10} | fields))
+
+
+class TreeSizeUnknown(DomainError):
+    """The tree never had that many entries."""
+
+    code = "tree_size_unknown"
+    status = 422
+    title = "The tree has no such size"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
@@ -10,6 +11,7 @@ from uuid import UUID
 import msgspec
 from msgspec import Meta
 
+from clearspan.journal.checkpoint import Checkpoint
 from clearspan.journal.models import Entry
 from clearspan.platform import ids
 
@@ -141,6 +143,66 @@ class AuditList(msgspec.Struct, frozen=True, kw_only=True):
     data: list[AuditEntry]
     next_cursor: str | None
     has_more: bool
+
+
+class AuditKey(msgspec.Struct, frozen=True, kw_only=True):
+    """What checkpoints are verified with."""
+
+    object: Literal["audit_key"] = "audit_key"
+    origin: Annotated[str, Meta(description="The log's name, and the key's.")]
+    algorithm: Literal["ed25519"] = "ed25519"
+    public_key: Annotated[str, Meta(description="32 bytes in base64.")]
+    verifier_key: Annotated[str, Meta(description="The same as `name+hash+base64` (c2sp.org/signed-note).")]
+
+
+class CheckpointOut(msgspec.Struct, frozen=True, kw_only=True):
+    """What was signed."""
+
+    object: Literal["audit_checkpoint"] = "audit_checkpoint"
+    size: Annotated[int, Meta(description="Entries in the tree.")]
+    root: Annotated[str, Meta(description="Root hash of the tree, in base64.")]
+    note: Annotated[str, Meta(description="The signed note (c2sp.org/tlog-checkpoint), byte for byte.")]
+    created_at: datetime
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> Self:
+        """As it is stored."""
+        root = base64.b64encode(bytes.fromhex(checkpoint.root)).decode()
+        return cls(size=checkpoint.size, root=root, note=checkpoint.note, created_at=checkpoint.created_at)
+
+
+class CheckpointList(msgspec.Struct, frozen=True, kw_only=True):
+    """Checkpoints, newest first."""
+
+    object: Literal["list"] = "list"
+    data: list[CheckpointOut]
+    next_cursor: str | None
+    has_more: bool
+
+
+class InclusionProof(msgspec.Struct, frozen=True, kw_only=True):
+    """That an event is in the tree (RFC 6962, section 2.1.1); hashes in base64."""
+
+    object: Literal["audit_proof"] = "audit_proof"
+    event: Annotated[str, Meta(examples=["evt_01h455vb4pex5vsknk084sn02q"])]
+    leaf_index: int
+    leaf: Annotated[str, Meta(description="What was hashed: the event in its canonical form, see docs/audit.md.")]
+    leaf_hash: str
+    tree_size: int
+    root: str
+    proof: Annotated[list[str], Meta(description="Sibling hashes, the leaf's own first.")]
+    checkpoint: Annotated[str | None, Meta(description="The signed note, when the last checkpoint has this size.")]
+
+
+class ConsistencyProof(msgspec.Struct, frozen=True, kw_only=True):
+    """That the tree only grew (RFC 6962, section 2.1.2); hashes in base64."""
+
+    object: Literal["audit_consistency"] = "audit_consistency"
+    from_size: int
+    to_size: int
+    from_root: str
+    to_root: str
+    proof: list[str]
 
 
 def _public(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -97,7 +97,7 @@ class HealthController(Controller):
         """Prometheus text. Keep it off the public network."""
         if not settings.telemetry.metrics:
             raise MetricsOff
-        return Response(metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(await metrics.collect(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 class DocsController(Controller):

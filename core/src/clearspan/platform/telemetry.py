@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from datetime import datetime
 from typing import Any
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from clearspan.platform import clock
 from clearspan.platform.pan import mask_pan
 
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 10.0, 30.0)
@@ -64,6 +66,40 @@ class Metrics:
         self.reconciliation_mismatches = Counter(
             "reconciliation_mismatches_total", "Differences between our books and a PSP's.", registry=self.registry
         )
+        self._sealed = Gauge("audit_sealed_size", "Entries in the tree over the journal.", registry=self.registry)
+        self._seal_lag = Gauge(
+            "audit_seal_lag_seconds", "Age of the oldest event that is not sealed.", registry=self.registry
+        )
+        self._checkpoint_lag = Gauge(
+            "audit_checkpoint_age_seconds",
+            "Age of the oldest sealed event that no checkpoint covers.",
+            registry=self.registry,
+        )
+        self._push_failures = Gauge(
+            "audit_push_failures",
+            "Tries in a row that did not bring a checkpoint to its target.",
+            ("target",),
+            registry=self.registry,
+        )
+        self.sources: list[Callable[[], Awaitable[None]]] = []
+        """Asked before each ``collect``, for what is true of the installation and not of this process."""
+
+    async def collect(self) -> bytes:
+        """Everything, up to date."""
+        for source in self.sources:
+            await source()
+        return self.render()
+
+    def audit(
+        self, *, size: int, unsealed_at: datetime | None, behind_at: datetime | None, failures: Mapping[str, int]
+    ) -> None:
+        """How the audit trail's tree stands."""
+        now = clock.now()
+        self._sealed.set(size)
+        self._seal_lag.set(0 if unsealed_at is None else max(0, (now - unsealed_at).total_seconds()))
+        self._checkpoint_lag.set(0 if behind_at is None else max(0, (now - behind_at).total_seconds()))
+        for target, count in failures.items():
+            self._push_failures.labels(target).set(count)
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count one answered request."""
