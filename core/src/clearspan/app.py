@@ -55,7 +55,7 @@ class Gateway:
         self.api_keys = ApiKeys(self.db, master.derive("api-key-pepper"), settings.access, self.authenticator)
         self.vaults = Vaults(plugins, settings)
         self.customers = Customers(self.db, self.tenants, self.vaults)
-        self.psps = PspAccounts(self.db, self.tenants, plugins, self.vaults, settings.payments, self.metrics)
+        self.psps = PspAccounts(self.db, self.tenants, plugins, self.vaults, settings, self.metrics)
         self.payments = Payments(self.db, self.psps, master.installation, settings, self.metrics)
         self.feed = Feed(self.db, settings.events, settings.server.sse_streams_max)
         self.feed.renderers |= {
