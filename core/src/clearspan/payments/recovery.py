@@ -31,7 +31,7 @@ CALLS = 2
 """What one look may take: a lookup, and then sending again or giving up. Its lease lasts for both."""
 SLICE_S = 0.25
 """After so long what is due is claimed beside those looks that still wait for their PSP."""
-PATIENCE_S = 5.0
+PATIENCE_S = 2.0
 """After so long the looks that still wait go on by themselves, and their job's place is free for other tenants."""
 WANTED_FOR = timedelta(minutes=15)
 """A charge with the customer present is sent again only so long after its confirmation: by then the customer has gone."""
