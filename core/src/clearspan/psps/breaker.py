@@ -7,8 +7,7 @@ A refused call was never made, so its operation is ``not_sent``, definitely. Wha
 (recovery's lookups, and sending the same key again) must never stop: it passes an open circuit, one call per account every
 ``breaker_recovery_probe_s``.
 
-No library: purgatory 3.0, pybreaker 1.4, hyx 0.0.2 and aiobreaker 1.2 count failures in a row or in total, not a share of a
-span of time, ask the system for the time, and let every waiting call through once they are half open.
+docs/architecture.md says why no library does it.
 """
 
 from __future__ import annotations
