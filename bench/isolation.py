@@ -45,7 +45,7 @@ class Stand(Protocol):
 
 
 class Phase(msgspec.Struct):
-    """What was seen: the healthy account's latencies, what became of the other's payments, and the connections' states."""
+    """What was seen: the healthy account's latencies, what became of both accounts' payments, and the connections' states."""
 
     ms: list[float] = []
     others: Counter[str] = msgspec.field(default_factory=Counter)
@@ -90,9 +90,6 @@ async def _load(stand: Stand, url: str, superuser_url: str, seconds: int, per_s:
     told: dict[str, Any] = json.loads(output)
     phase.ms = told["alpha"]["ms"]
     phase.own, phase.others = Counter(told["alpha"]["outcomes"]), Counter(told["beta"]["outcomes"])
-    assert set(phase.own) <= {"succeeded", "processing"}, (
-        phase.own
-    )  # the latter after the wait budget, on a machine that is busy
     return phase
 
 
@@ -126,18 +123,17 @@ def table(found: dict[str, list[Phase]], connections: int, rounds: int, seconds:
     )
     head = (
         f"| account A while B's PSP | per s | p50 ms | p99 ms | connections busy of {connections}: mean / most |"
-        " seen idle in transaction | B's payments |"
+        " seen idle in transaction | A's payments | B's payments |"
     )
-    lines = [how, "", head, "|---|---|---|---|---|---|---|"]
+    lines = [how, "", head, "|---|---|---|---|---|---|---|---|"]
     for words, phases in found.items():
         busy = [count for phase in phases for count in phase.active]
         slept = [one for phase in phases for one in phase.sleeping]
-        became: Counter[str] = sum((phase.others for phase in phases), Counter())
         lines.append(
             f"| {words} | {statistics.median(len(phase.ms) / seconds for phase in phases):.0f} |"
             f" {_median(phases, 0.5):.1f} | {_median(phases, 0.99):.1f} | {statistics.mean(busy):.1f} / {max(busy)} |"
             f" {len(slept)} of {len(busy)}, at most {1000 * max(slept, default=0):.0f} ms |"
-            f" {', '.join(f'{count} {name}' for name, count in became.most_common())} |"
+            f" {_became([phase.own for phase in phases])} | {_became([phase.others for phase in phases])} |"
         )
     ratios = {
         share: statistics.median(
@@ -146,8 +142,12 @@ def table(found: dict[str, list[Phase]], connections: int, rounds: int, seconds:
         )
         for share in (0.5, 0.99)
     }
-    lines.append(f"| ratio, hangs to answers | 1.00 | **{ratios[0.5]:.2f}** | **{ratios[0.99]:.2f}** | | | |")
+    lines.append(f"| ratio, hangs to answers | 1.00 | **{ratios[0.5]:.2f}** | **{ratios[0.99]:.2f}** | | | | |")
     return "\n".join(lines)
+
+
+def _became(outcomes: list[Counter[str]]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in sum(outcomes, Counter[str]()).most_common())
 
 
 def _median(phases: list[Phase], share: float) -> float:
