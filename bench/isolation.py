@@ -1,7 +1,9 @@
 """Does a PSP that hangs slow another one? Two accounts under steady load; one PSP answers, then it hangs at every call.
 
-Rounds alternate both, each in a fresh process with empty breakers. While they run, PostgreSQL is asked every 100 ms what
-the application's connections do. What is reported is the healthy account's latency as a ratio of hanging to healthy.
+A round measures B answering, hanging, and answering once more: the two that should be equal tell how much the machine alone
+makes differ. Each phase has a fresh process with empty breakers, warmed and with fresh statistics, and the order changes from
+round to round. Meanwhile PostgreSQL is asked every 100 ms what the application's connections do. What is reported is account
+A's latency as a ratio to B answering.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import msgspec
 SETTINGS = "[payments]\npsp_timeout_s = 5.0\nwait_budget_s = 4.0\n"
 """Shorter than the defaults, so that a phase of seconds sees calls hang, time out, and the circuit open."""
 SAMPLE_S = 0.1
+PHASES = ("answers", "hangs", "answers again")
 _SEEN = """
 SELECT count(*) FILTER (WHERE state = 'active') AS active,
        count(*) FILTER (WHERE state LIKE 'idle in transaction%') AS sleeping,
@@ -59,18 +62,19 @@ class Phase(msgspec.Struct):
 
 
 async def measure(stand: Stand, superuser_url: str, rounds: int, seconds: int, per_s: int) -> dict[str, list[Phase]]:
-    """Both phases, ``rounds`` times."""
-    found: dict[str, list[Phase]] = {"answers": [], "hangs": []}
-    for _ in range(rounds):
-        with stand.server() as url:
-            await _load(stand, url, superuser_url, 3, per_s)  # warm
-            await _analyze(superuser_url)
-            found["answers"].append(await _load(stand, url, superuser_url, seconds, per_s))
-            stand.hang_file.touch()
-            try:
-                found["hangs"].append(await _load(stand, url, superuser_url, seconds, per_s))
-            finally:
-                stand.hang_file.unlink()
+    """Every phase ``rounds`` times."""
+    found: dict[str, list[Phase]] = {name: [] for name in PHASES}
+    for number in range(rounds):
+        for name in [*PHASES[number % 3 :], *PHASES[: number % 3]]:
+            with stand.server() as url:
+                await _load(stand, url, superuser_url, 3, per_s)  # warm
+                await _analyze(superuser_url)
+                if name == "hangs":
+                    stand.hang_file.touch()
+                try:
+                    found[name].append(await _load(stand, url, superuser_url, seconds, per_s))
+                finally:
+                    stand.hang_file.unlink(missing_ok=True)
     return found
 
 
@@ -135,14 +139,10 @@ def table(found: dict[str, list[Phase]], connections: int, rounds: int, seconds:
             f" {len(slept)} of {len(busy)}, at most {1000 * max(slept, default=0):.0f} ms |"
             f" {_became([phase.own for phase in phases])} | {_became([phase.others for phase in phases])} |"
         )
-    ratios = {
-        share: statistics.median(
-            hung.quantile(share) / fine.quantile(share)
-            for fine, hung in zip(found["answers"], found["hangs"], strict=True)
-        )
-        for share in (0.5, 0.99)
-    }
-    lines.append(f"| ratio, hangs to answers | 1.00 | **{ratios[0.5]:.2f}** | **{ratios[0.99]:.2f}** | | | | |")
+    for name in PHASES[1:]:
+        pairs = list(zip(found["answers"], found[name], strict=True))
+        p50, p99 = (statistics.median(b.quantile(q) / a.quantile(q) for a, b in pairs) for q in (0.5, 0.99))
+        lines.append(f"| ratio, {name} to answers | | **{p50:.2f}** | **{p99:.2f}** | | | | |")
     return "\n".join(lines)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from datetime import datetime, timedelta
@@ -81,8 +82,9 @@ class Stage(Shop):
         self.first, self.second = Puppet(), Puppet()
 
     async def recover(self) -> int:
-        """One job of a worker."""
-        return await self.house.payments.recover(self.scope, "req_recovery", 200)
+        """One job of a worker. It ends long before a call that hangs would."""
+        async with asyncio.timeout(self.house.settings.payments.psp_timeout_s - 5):
+            return await self.house.payments.recover(self.scope, "req_recovery", 200)
 
     async def health(self, name: str) -> Json:
         """Of an account, by group."""
