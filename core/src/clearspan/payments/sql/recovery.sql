@@ -22,7 +22,7 @@ BEGIN
         SELECT due.* FROM psp_accounts a CROSS JOIN LATERAL (
             SELECT * FROM operations o
             WHERE o.tenant_id = tenant AND o.live = is_live AND o.psp_account_id = a.psp_account_id AND o.sweep_at <= moment
-              AND o.state IN ('prepared', 'submitted', 'requires_action', 'pending', 'unknown')
+              AND o.state IN ('prepared', 'submitted', 'requires_action', 'pending', 'unknown', 'needs_review')
               AND (o.lease_until IS NULL OR o.lease_until <= moment)
             ORDER BY o.sweep_at
             LIMIT COALESCE((p->'accounts'->>a.psp_account_id::text)::integer, (p->>'per_account')::integer)
