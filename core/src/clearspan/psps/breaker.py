@@ -45,8 +45,8 @@ class State(StrEnum):
 class Change(StrEnum):
     """What an ended call did to its circuit, for people: opened again after a try is no news."""
 
-    OPENED = "circuit_opened"
-    CLOSED = "circuit_closed"
+    OPENED = "opened"
+    CLOSED = "closed"
 
 
 class Admitted(msgspec.Struct, frozen=True):

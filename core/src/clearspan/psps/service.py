@@ -37,6 +37,7 @@ from clearspan.vaults.service import Vaults
 
 log = structlog.get_logger("clearspan.psps")
 CACHE_S = 5.0
+_EVENTS = {Change.OPENED: "psp_account.circuit_opened", Change.CLOSED: "psp_account.circuit_closed"}
 _LEVELS = {State.CLOSED: 0, State.HALF_OPEN: 1, State.OPEN: 2}
 _COLUMNS = "psp_account_id, live, psp, name, priority, status, config_version, sequence, created_at, updated_at"
 
@@ -364,7 +365,7 @@ class PspAccounts:
                     told: dict[str, Any] = {"psp": sending.psp, "name": sending.account, "verb": group}
                     if change is Change.OPENED:
                         told |= {"failed": circuit.failures, "calls": circuit.calls}
-                    log.warning(change.value.replace("_", " "), account=account, **told)
+                    log.warning(f"circuit {change.value}", account=account, **told)
                     task = asyncio.create_task(self._tell(scope, sending.account_id, change, told))
                     self._telling.add(task)
                     task.add_done_callback(self._telling.discard)
@@ -386,7 +387,7 @@ class PspAccounts:
                 await journal.record(
                     session,
                     system(scope, "psps", request_id),
-                    type=f"psp_account.{change.value}",
+                    type=_EVENTS[change],
                     subject_type="psp_account",
                     subject_id=account_id,
                     sequence=sequence,
