@@ -6,6 +6,8 @@ Everything is durable (fsync on). Rounds alternate, medians are reported, and co
 PostgreSQL's own counters.
 
     make bench ARGS="--rounds 3 --seconds 8 --clients 16 --write"
+
+``--only p21`` measures something else: whether a PSP that hangs slows another one (``bench.isolation``).
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ import asyncpg
 import httpx
 import msgspec
 
-from bench import null_psp
+from bench import isolation, null_psp
 from clearspan.access.keys import SCOPES
 from clearspan.app import Gateway
 from clearspan.payments.schemas import PaymentCreate
@@ -49,21 +51,21 @@ from clearspan.settings import DataSettings, Settings, load
 
 PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
 BARS = {"null": 0.45, "sandbox": 0.30}
-ROWS = re.compile(r"<!-- measured -->.*<!-- /measured -->", re.DOTALL)
 
 
 class Bench:
-    """One PostgreSQL, one tenant, one card."""
+    """One PostgreSQL, one tenant, one card, an account ``alpha``; with the null PSP also ``beta``, which can hang."""
 
-    def __init__(self, home: Path, psp: str) -> None:
+    def __init__(self, home: Path, psp: str, settings: str = "") -> None:
         self.home = home
         self.psp = psp
+        self.hang_file = home / "hang"
         vault_port, psp_port = _port(), _port()
         (home / "clearspan.toml").write_text(
             "[plugins.enabled]\n"
             '"psp-sandbox" = ""\n"vault-sandbox" = ""\n'
             f'[plugin.psp-sandbox]\nurl = "http://127.0.0.1:{psp_port}"\n'
-            f'[plugin.vault-sandbox]\nurl = "http://127.0.0.1:{vault_port}"\n'
+            f'[plugin.vault-sandbox]\nurl = "http://127.0.0.1:{vault_port}"\n{settings}'
         )
         self.settings: Settings = msgspec.structs.replace(
             load(home / "clearspan.toml", environ={}), data=DataSettings(dir=str(home))
@@ -100,6 +102,11 @@ class Bench:
         if self.psp == "sandbox":
             config = {"url": self.settings.plugin["psp-sandbox"]["url"], "api_key": "sk_sandbox_alpha"}
         await gateway.psps.create(caller, None, PspAccountCreate(psp=self.psp, name="alpha", config=config))
+        if self.psp == "null":
+            config = {"hangs_while": str(self.hang_file)}
+            await gateway.psps.create(
+                caller, None, PspAccountCreate(psp=self.psp, name="beta", priority=200, config=config)
+            )
         self.method = clock.new_uuid()
         now = clock.now()
         connection = await asyncpg.connect(self.app_url)
@@ -152,6 +159,11 @@ class Bench:
             document = re.sub(r'"(psp_ref|id)":"op_[^"]+"', r'"\1":"op_:n"', document)
             script += f"SELECT {sqlbundle.name(function)}('{document}'::jsonb);\n"
         return script
+
+    @property
+    def card(self) -> str:
+        """The payment method's id."""
+        return ids.encode("pm", self.method)
 
     def pgbench(self, clients: int, seconds: int) -> float:
         """Transactions per second of the two calls, prepared nothing, over TCP as the application connects."""
@@ -206,8 +218,7 @@ class Bench:
     def load(self, url: str, clients: int, seconds: int, pause_s: float = 0) -> dict[str, float]:
         """Drive the gateway from another process."""
         command = [
-            sys.executable, "-m", "bench.load", url, self.key, ids.encode("pm", self.method), str(clients), str(seconds),
-            str(pause_s),
+            sys.executable, "-m", "bench.load", url, self.key, self.card, str(clients), str(seconds), str(pause_s),
         ]  # fmt: skip
         result: dict[str, float] = json.loads(
             subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -222,18 +233,46 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=8)
     parser.add_argument("--clients", type=int, default=16)
+    parser.add_argument("--only", choices=("payments", "p21"), help="one of both parts")
+    parser.add_argument("--p21-seconds", type=int, default=15)
+    parser.add_argument("--p21-rate", type=int, default=100, help="payments per second and account")
     parser.add_argument("--write", action="store_true", help="write the result into docs/performance.md")
     given = parser.parse_args()
-    rows = [
-        _measure(psp, given.rounds, given.seconds, given.clients)
-        for psp in os.environ.get("BENCH_ONLY", "null,sandbox").split(",")
-    ]
-    limit = statistics.median(rows[0]["limits"])
-    table = _table(rows, limit, given)
-    print(table)
+    tables: dict[str, str] = {}
+    if given.only != "p21":
+        rows = [
+            _measure(psp, given.rounds, given.seconds, given.clients)
+            for psp in os.environ.get("BENCH_ONLY", "null,sandbox").split(",")
+        ]
+        tables["measured"] = _table(rows, statistics.median(rows[0]["limits"]), given)
+        print(tables["measured"])
+    if given.only != "payments":
+        tables["p21"] = _isolation(given)
+        print(tables["p21"])
     if given.write:
         page = PAGE.read_text()
-        PAGE.write_text(ROWS.sub(lambda _: f"<!-- measured -->\n{table}\n<!-- /measured -->", page))
+        for name, table in tables.items():
+            rows_of = re.compile(f"<!-- {name} -->.*<!-- /{name} -->", re.DOTALL)
+            text = f"<!-- {name} -->\n{table}\n<!-- /{name} -->"
+            page = rows_of.sub(lambda _, text=text: text, page)
+        PAGE.write_text(page)
+
+
+def _isolation(given: argparse.Namespace) -> str:
+    with tempfile.TemporaryDirectory(prefix="clearspan-bench-") as folder:
+        home = Path(folder)
+        home.chmod(0o755)
+        bench = Bench(home, "null", isolation.SETTINGS)
+        with EmbeddedPostgres(home / "postgres") as server:
+            asyncio.run(bench.prepare(server.superuser_url))
+            found = asyncio.run(
+                isolation.measure(
+                    bench, _database(server.superuser_url), given.rounds, given.p21_seconds, given.p21_rate
+                )
+            )
+    database = bench.settings.database
+    connections = database.pool_size + database.orm_pool_size
+    return isolation.table(found, connections, given.rounds, given.p21_seconds, given.p21_rate)
 
 
 def _measure(psp: str, rounds: int, seconds: int, clients: int) -> dict[str, Any]:

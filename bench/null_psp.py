@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 from datetime import timedelta
 from typing import Any, ClassVar
 
@@ -13,11 +15,13 @@ from clearspan.platform.plugins import Plugins
 
 
 class NullConfig(msgspec.Struct, frozen=True):
-    """No settings."""
+    """``hangs_while``: a file; while it exists no call is answered."""
+
+    hangs_while: str = ""
 
 
 class NullPsp:
-    """Approves everything, 0 ms away."""
+    """Approves everything, 0 ms away, or hangs."""
 
     name: ClassVar[str] = "null"
     config_type: ClassVar[type[msgspec.Struct]] = NullConfig
@@ -26,10 +30,13 @@ class NullPsp:
     )
 
     def __init__(self, config: Any, context: sdk.PspContext) -> None:
-        del config, context
+        del context
+        self._hangs_while = config.hangs_while
 
     async def create_intent(self, request: sdk.ChargeRequest) -> sdk.Outcome:
         """Approve."""
+        if self._hangs_while and os.path.exists(self._hangs_while):  # noqa: PTH110, ASYNC240  (a microsecond; a Path takes ten)
+            await asyncio.sleep(3600)
         raw = {"id": request.operation_id, "status": "approved", "amount": request.amount.amount_minor}
         return sdk.Approved(psp_ref=request.operation_id, amount=request.amount, raw=raw)
 

@@ -26,7 +26,7 @@ def main() -> None:
     home, port, url = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
     settings = load(home / "clearspan.toml", environ={})
     settings = msgspec.structs.replace(settings, data=DataSettings(dir=str(home)))
-    configure_logging("warning", "json")
+    configure_logging("error", "json")
     loaded = null_psp.plugins() if os.environ["BENCH_PSP"] == "null" else plugins.load(settings.plugins.enabled)
     gateway = Gateway(settings, url, load_master_key(home / "master.key", create=False), loaded)
     uvicorn.run(

@@ -211,6 +211,14 @@ class PspSettings(_Table, frozen=True):
     webhook_body_max_kb: Annotated[int, Meta(ge=1, le=65536)]
     webhook_verify_timeout_s: Annotated[float, Meta(ge=0.1, le=60)]
     webhook_rotation_overlap_h: Annotated[int, Meta(ge=0, le=8760)]
+    calls_max: Annotated[int, Meta(ge=1, le=10_000)]
+    breaker_window_s: Annotated[float, Meta(ge=1, le=3600)]
+    breaker_sample: Annotated[int, Meta(ge=1, le=10_000)]
+    breaker_calls_min: Annotated[int, Meta(ge=1, le=10_000)]
+    breaker_failure_share: Annotated[float, Meta(ge=0.01, le=1)]
+    breaker_open_s: Annotated[float, Meta(ge=0.1, le=3600)]
+    breaker_probes: Annotated[int, Meta(ge=1, le=100)]
+    breaker_recovery_probe_s: Annotated[float, Meta(ge=0.1, le=3600)]
 
 
 class IdempotencySettings(_Table, frozen=True):
@@ -495,6 +503,11 @@ class _Layers:
         if connect_s > total_s:
             self._problems.append(
                 f"payments.psp_connect_timeout_s: got {connect_s}, expected at most payments.psp_timeout_s, {total_s}"
+            )
+        sample, calls_min = self._values["psps"]["breaker_sample"], self._values["psps"]["breaker_calls_min"]
+        if calls_min > sample:
+            self._problems.append(
+                f"psps.breaker_calls_min: got {calls_min}, expected at most psps.breaker_sample, {sample}"
             )
         if lease_s <= total_s:
             self._problems.append(

@@ -26,8 +26,16 @@ DELAYS_S = (2, 10, 60, 300, 900, 3600, 21_600, 86_400)
 """Seconds from one look to the next; the last one repeats."""
 RESEND_SHARE = 0.8
 """A key is sent again only within this share of the PSP's window, from its first use (clocks differ, and requests travel)."""
-BATCH = 16
-"""Operations looked at together: few enough that all are done before their lease ends."""
+BATCH = 64
+"""Operations claimed at once by one process, at most; each is asked about at once, so a lease never waits."""
+PER_ACCOUNT = 16
+"""Of one PSP account, so many are asked about at a time: one that hangs keeps the others' places free."""
+CALLS = 2
+"""What one look may take: a lookup, and then sending again or giving up. Its lease lasts for both."""
+SLICE_S = 0.25
+"""After so long what is due is claimed beside those looks that still wait for their PSP."""
+PATIENCE_S = 2.0
+"""After so long the looks that still wait go on by themselves, and their job's place is free for other tenants."""
 WANTED_FOR = timedelta(minutes=15)
 """A charge with the customer present is sent again only so long after its confirmation: by then the customer has gone."""
 

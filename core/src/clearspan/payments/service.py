@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -112,7 +113,8 @@ class Payments:
         self._installation = installation
         self._settings = settings
         self._metrics = metrics
-        self._under_way: set[asyncio.Task[Answer]] = set()
+        self._under_way: set[asyncio.Task[Any]] = set()
+        self._looks: Counter[UUID] = Counter()
 
     # -- what a merchant's developer calls ------------------------------------------------------------------------
 
@@ -511,27 +513,75 @@ class Payments:
     async def recover(self, scope: Scope, request_id: str, most: int) -> int:
         """Ask the PSPs about operations whose outcome is open and due; ``payments.recovery`` has the rules.
 
+        Each is settled as soon as its PSP has answered. A PSP that hangs holds up nobody: others' operations are claimed
+        meanwhile, and after ``recovery.PATIENCE_S`` the looks that still wait go on without this job.
+
         Returns:
-            how many were looked at.
+            how many were claimed.
         """
         caller = system(scope, "recovery", request_id)
+        ends_at = clock.monotonic() + recovery.PATIENCE_S
         looked_at = 0
-        while looked_at < most:
-            now = clock.now()
-            document = self._document(caller, None, now) | self._lease_fields(now)
-            document |= {"most": min(recovery.BATCH, most - looked_at), "delays_s": recovery.DELAYS_S}
-            claimed = _OPENED_LIST.decode(await self._db.call("operations_claim", document))
-            if not claimed:
-                break
-            # All are awaited whatever one of them meets: an operation whose plugin is gone must not hold up the others.
-            looks = (self._recover_one(caller, opened) for opened in claimed)
-            for ended in await asyncio.gather(*looks, return_exceptions=True):
-                if isinstance(ended, DomainError):
-                    log.warning("an outcome stays open", code=ended.code, said=ended.detail)
-                elif ended is not None:
-                    raise ended
+        waiting: set[asyncio.Task[None]] = set()
+        while True:
+            claimed = await self._claim(caller, min(recovery.BATCH, most - looked_at))
             looked_at += len(claimed)
-        return looked_at
+            waiting |= {self._begin_look(caller, opened) for opened in claimed}
+            left = ends_at - clock.monotonic()
+            if not waiting or left <= 0:
+                return looked_at
+            # Whatever is due and may be asked about has been claimed: then only a look that ends makes room for more.
+            ended, waiting = await asyncio.wait(
+                waiting,
+                timeout=min(recovery.SLICE_S, left) if claimed else left,
+                return_when=asyncio.ALL_COMPLETED if claimed else asyncio.FIRST_COMPLETED,
+            )
+            for look in ended:
+                look.result()
+
+    async def _claim(self, caller: Caller, most: int) -> list[Opened]:
+        """Due operations to look at now, none beyond what their accounts may be asked at once."""
+        if most <= 0:
+            return []
+        now = clock.now()
+        payments = self._settings.payments
+        margin_s = self._settings.idempotency.lease_s - payments.psp_timeout_s
+        allowed = self._psps.looks_at_once(recovery.PER_ACCOUNT)
+        for account, looks in self._looks.items():
+            allowed[account] = max(0, min(allowed.get(account, recovery.PER_ACCOUNT), recovery.PER_ACCOUNT - looks))
+        document = self._document(caller, None, now) | {
+            "lease_token": clock.new_uuid(),
+            "lease_until": now + timedelta(seconds=recovery.CALLS * payments.psp_timeout_s + margin_s),
+            "delays_s": recovery.DELAYS_S,
+            "most": most,
+            "per_account": recovery.PER_ACCOUNT,
+            "accounts": {str(account): count for account, count in allowed.items()},
+        }
+        return _OPENED_LIST.decode(await self._db.call("operations_claim", document))
+
+    def _begin_look(self, caller: Caller, opened: Opened) -> asyncio.Task[None]:
+        """One look as a task, counted for its account until it ends."""
+        assert opened.sending is not None
+        account = opened.sending.account_id
+        sending = msgspec.structs.replace(opened.sending, recovering=True)
+        look = asyncio.create_task(self._look(caller, msgspec.structs.replace(opened, sending=sending)))
+        self._looks[account] += 1
+        self._under_way.add(look)
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._looks[account] -= 1
+            self._looks += Counter()  # forgets what is zero
+            self._finished(task)
+
+        look.add_done_callback(ended)
+        return look
+
+    async def _look(self, caller: Caller, opened: Opened) -> None:
+        """An operation whose plugin is gone, or whose row cannot be reached, must not hold up the others."""
+        try:
+            await self._recover_one(caller, opened)
+        except DomainError as error:
+            log.warning("an outcome stays open", code=error.code, said=error.detail)
 
     async def _recover_one(self, caller: Caller, opened: Opened) -> None:
         operation = opened.operation
@@ -653,7 +703,7 @@ class Payments:
             # Its own words say that nothing was sent; from here on that would be a lie.
             raise errors.OutcomeNotStored from error
 
-    def _finished(self, task: asyncio.Task[Answer]) -> None:
+    def _finished(self, task: asyncio.Task[Any]) -> None:
         self._under_way.discard(task)
         if not task.cancelled() and task.exception() is not None:
             log.error("settling failed; recovery will find the operation", exc_info=task.exception())

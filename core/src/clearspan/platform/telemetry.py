@@ -63,6 +63,18 @@ class Metrics:
             ("state",),
             registry=self.registry,
         )
+        self.psp_circuit_state = Gauge(
+            "psp_circuit_state",
+            "Whether a PSP account is called: 0 closed (it is), 1 half open (a few to try), 2 open (it is not).",
+            ("psp", "account", "verb"),
+            registry=self.registry,
+        )
+        self.psp_calls_rejected = Counter(
+            "psp_calls_rejected_total",
+            "Calls to PSPs that were not made.",
+            ("psp", "account", "verb", "reason"),
+            registry=self.registry,
+        )
         self.reconciliation_mismatches = Counter(
             "reconciliation_mismatches_total", "Differences between our books and a PSP's.", registry=self.registry
         )

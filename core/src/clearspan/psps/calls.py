@@ -37,6 +37,8 @@ RAW_MAX_BYTES = 16_384
 _MESSAGE_MAX = 500
 _REFERENCE_MAX = 500
 _URL_MAX = 8_000
+FAILURES = frozenset({"psp_unavailable", "psp_answer_unclear", "psp_timeout", "adapter_error"})
+"""Codes of observations that say: no usable answer came."""
 
 
 class Observation(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,6 +56,7 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
         next_action: what the payer must do.
         action_expires_at: until when.
         raw: the PSP's answer, card numbers masked, at most 16 KB.
+        retry_after_s: how long the PSP asked not to be called.
     """
 
     observed: str
@@ -71,13 +74,19 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     next_action: dict[str, Any] | None = None
     action_expires_at: datetime | None = None
     raw: dict[str, Any] | None = None
+    retry_after_s: float | None = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether it speaks against the PSP's health. A decline, or an answer that our credentials are wrong, does not."""
+        return self.code in FAILURES
 
     def fact(self) -> dict[str, Any]:
         """The form in which ``operation_settle`` takes it."""
         fact = {
             name: value
             for name, value in msgspec.structs.asdict(self).items()
-            if value is not None and name not in ("next_action", "action_expires_at")
+            if value is not None and name not in ("next_action", "action_expires_at", "retry_after_s")
         }
         fact["payload_hash"] = hashlib.sha256(msgspec.json.encode(self.raw, order="deterministic")).hexdigest()
         return fact
@@ -106,6 +115,7 @@ async def observe(
         observation = _undecided("not_sent", "psp_misconfigured", error, source)
     except OutcomeUnknown as error:
         observation = _undecided("unknown", "psp_answer_unclear", error, source)
+        observation = msgspec.structs.replace(observation, retry_after_s=error.retry_after_s)
     except TimeoutError as error:
         observation = _undecided("unknown", "psp_timeout", error, source)
     except Exception as error:  # A plugin's bug must end as "unknown", never as a lost or failed payment.

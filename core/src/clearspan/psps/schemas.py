@@ -61,6 +61,14 @@ class PspAccountOut(msgspec.Struct, frozen=True, kw_only=True):
     sequence: int
     created_at: datetime
     updated_at: datetime
+    health: Annotated[
+        dict[str, Literal["closed", "open", "half_open"]],
+        Meta(
+            description="By kind of call, as the answering process sees it: closed (calls are made), open (they are not), "
+            "half_open (one tries). Each process counts for itself.",
+            examples=[{"charge": "closed", "refund": "open"}],
+        ),
+    ] = {}
 
     @classmethod
     def of(cls, row: Any, public_url: str) -> PspAccountOut:

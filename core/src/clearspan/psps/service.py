@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Awaitable, Mapping
+from collections.abc import Coroutine, Mapping
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -20,13 +20,14 @@ from sqlalchemy.exc import IntegrityError
 
 from clearspan.journal import service as journal
 from clearspan.platform import clock, crypto, ids, outbound
-from clearspan.platform.context import Caller, Scope
+from clearspan.platform.context import Caller, Scope, system
 from clearspan.platform.db import Database
 from clearspan.platform.idempotency import Answer, IdempotencyKey, once
 from clearspan.platform.orm import violated
 from clearspan.platform.plugins import Plugins
-from clearspan.platform.problems import DomainError, InvalidRequest
+from clearspan.platform.problems import DatabaseUnavailable, DomainError, InvalidRequest
 from clearspan.platform.telemetry import Metrics
+from clearspan.psps.breaker import GROUPS, CallRefused, Change, Circuit, Guard, State
 from clearspan.psps.calls import Observation, observe
 from clearspan.psps.schemas import PspAccountCreate, PspAccountOut, PspAccountUpdate, webhook_url
 from clearspan.routing.service import Candidate
@@ -40,6 +41,8 @@ CACHE_S = 5.0
 _COLUMNS = (
     "psp_account_id, live, psp, name, priority, status, config_version, webhook_token, sequence, created_at, updated_at"
 )
+_EVENTS = {Change.OPENED: "psp_account.circuit_opened", Change.CLOSED: "psp_account.circuit_closed"}
+_LEVELS = {State.CLOSED: 0, State.HALF_OPEN: 1, State.OPEN: 2}
 
 
 class AccountNotFound(DomainError):
@@ -81,6 +84,7 @@ class Sending(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         webhook_token: of the account's webhook address.
+        recovering: the gateway finds out about it by itself; such calls pass an open circuit now and then.
     """
 
     account_id: UUID
@@ -91,17 +95,21 @@ class Sending(msgspec.Struct, frozen=True, kw_only=True):
     method: SendingMethod | None = None
     charge_ref: str | None = None
     webhook_token: str | None = None
+    recovering: bool = False
 
 
-class OpenPsp(msgspec.Struct, frozen=True):
+class OpenPsp(msgspec.Struct, frozen=True, kw_only=True):
     """An adapter, ready for one operation."""
 
     adapter: PspAdapter
     facts: PspFacts
     name: str
+    account_id: UUID
     card: CardSource | None
     timeout_s: float
     metrics: Metrics
+    guard: Guard
+    recovering: bool
 
     def key(self, stored: str) -> str:
         """The stored key, cut to what the PSP takes."""
@@ -113,12 +121,31 @@ class OpenPsp(msgspec.Struct, frozen=True):
         return self.card
 
     async def observe(
-        self, call: Awaitable[Outcome | NotFound], asked: Money, verb: str, source: str = "response"
+        self, call: Coroutine[Any, Any, Outcome | NotFound], asked: Money, verb: str, source: str = "response"
     ) -> Observation:
-        """Await a verb within its budget."""
-        return await observe(
-            call, asked=asked, psp=self.name, verb=verb, timeout_s=self.timeout_s, metrics=self.metrics, source=source
-        )
+        """Await a verb within its budget. A call that the account's guard refuses has not begun: nothing was sent."""
+        try:
+            admitted = self.guard.begin(verb, recovering=self.recovering or source == "lookup")
+        except CallRefused as refused:
+            call.close()
+            account, group = ids.encode("acct", self.account_id), GROUPS.get(verb, verb)
+            self.metrics.psp_calls_rejected.labels(self.name, account, group, refused.code).inc()
+            return Observation(observed="not_sent", source=source, code=refused.code, message=str(refused))
+        failed, retry_after_s = None, None
+        try:
+            observation = await observe(
+                call,
+                asked=asked,
+                psp=self.name,
+                verb=verb,
+                timeout_s=self.timeout_s,
+                metrics=self.metrics,
+                source=source,
+            )
+            failed, retry_after_s = observation.failed, observation.retry_after_s
+            return observation
+        finally:
+            self.guard.end(admitted, failed, retry_after_s)
 
 
 class PspAccounts:
@@ -140,7 +167,10 @@ class PspAccounts:
         self._settings = settings.payments
         self._rotation_overlap = timedelta(hours=settings.psps.webhook_rotation_overlap_h)
         self._public_url = settings.server.public_url
+        self._rules = settings.psps
         self._metrics = metrics
+        self._guards: dict[UUID, Guard] = {}
+        self._telling: set[asyncio.Task[None]] = set()
         self._adapters: dict[tuple[UUID, int, str | None], tuple[PspAdapter, PspContext]] = {}
         self._making = asyncio.Lock()
         self._known: dict[Scope, tuple[float, list[PspAccountOut]]] = {}
@@ -207,7 +237,7 @@ class PspAccounts:
                 ),
                 {"tenant": scope.tenant_id, "live": scope.live},
             )
-            return [PspAccountOut.of(row, self._public_url) for row in rows]
+            return [self._with_health(PspAccountOut.of(row, self._public_url)) for row in rows]
 
     async def get(self, scope: Scope, account_id: str) -> PspAccountOut:
         """One account.
@@ -270,7 +300,7 @@ class PspAccounts:
                 data={"changed": changed, "status": row.status, "priority": row.priority},
             )
         self._known.pop(caller.scope, None)
-        return PspAccountOut.of(row, self._public_url)
+        return self._with_health(PspAccountOut.of(row, self._public_url))
 
     def webhook_url(self, sending: Sending) -> str | None:
         """Where the account's webhooks go; ``None`` when nobody knows this installation's address."""
@@ -282,11 +312,20 @@ class PspAccounts:
         """Enabled accounts whose plugin is loaded; at most ``CACHE_S`` old (reserving checks again under the transaction)."""
         if fresh:
             self._known.pop(scope, None)
-        return [
-            Candidate(ids.decode("acct", one.id), one.name, one.psp, one.priority, self._plugins.psps[one.psp].facts)
-            for one in await self._remembered(scope)
-            if one.status == "enabled" and one.psp in self._plugins.psps
-        ]
+        found = []
+        for one in await self._remembered(scope):
+            if one.status == "enabled" and one.psp in self._plugins.psps:
+                account_id = ids.decode("acct", one.id)
+                guard = self._guards.get(account_id)
+                available = guard is None or guard.circuit("create_intent").offers()
+                facts = self._plugins.psps[one.psp].facts
+                found.append(Candidate(account_id, one.name, one.psp, one.priority, facts, available))
+        return found
+
+    def looks_at_once(self, most: int) -> dict[UUID, int]:
+        """Account -> how many operations recovery may ask about at once, where it is less than ``most``."""
+        allowed = {account_id: guard.looks_at_once(most) for account_id, guard in self._guards.items()}
+        return {account_id: count for account_id, count in allowed.items() if count < most}
 
     async def names(
         self, scope: Scope, needed: UUID | None = None, *, fresh: bool = False
@@ -318,17 +357,68 @@ class PspAccounts:
             adapter=known[0],
             facts=kind.facts,
             name=sending.psp,
+            account_id=sending.account_id,
             card=self._card(sending.method),
             timeout_s=self._settings.psp_timeout_s,
             metrics=self._metrics,
+            guard=self._guard(scope, sending),
+            recovering=sending.recovering,
         )
 
     async def close(self) -> None:
-        """Close every HTTP pool."""
+        """Close every HTTP pool, and finish telling what happened."""
+        await asyncio.gather(*self._telling, return_exceptions=True)
         for _, context in self._adapters.values():
             await context.http.aclose()
             await context.vault_http.aclose()
         self._adapters.clear()
+
+    def _guard(self, scope: Scope, sending: Sending) -> Guard:
+        guard = self._guards.get(sending.account_id)
+        if guard is None:
+
+            def changed(group: str, circuit: Circuit, change: Change | None) -> None:
+                account = ids.encode("acct", sending.account_id)
+                self._metrics.psp_circuit_state.labels(sending.psp, account, group).set(_LEVELS[circuit.state])
+                if change is not None:
+                    told: dict[str, Any] = {"psp": sending.psp, "name": sending.account, "verb": group}
+                    if change is Change.OPENED:
+                        told |= {"failed": circuit.failures, "calls": circuit.calls}
+                    log.warning(f"circuit {change.value}", account=account, **told)
+                    task = asyncio.create_task(self._tell(scope, sending.account_id, change, told))
+                    self._telling.add(task)
+                    task.add_done_callback(self._telling.discard)
+
+            guard = self._guards[sending.account_id] = Guard(self._rules, changed)
+        return guard
+
+    async def _tell(self, scope: Scope, account_id: UUID, change: Change, told: dict[str, Any]) -> None:
+        """Journal a circuit's change; nobody's payment waits for it."""
+        request_id = structlog.contextvars.get_contextvars().get("request_id") or ids.encode("req", clock.new_uuid())
+        try:
+            async with self._db.begin(scope) as session:
+                sequence = await session.scalar(
+                    text(
+                        "SELECT sequence FROM psp_accounts WHERE tenant_id = :tenant AND live = :live AND psp_account_id = :id"
+                    ),
+                    {"tenant": scope.tenant_id, "live": scope.live, "id": account_id},
+                )
+                await journal.record(
+                    session,
+                    system(scope, "psps", request_id),
+                    type=_EVENTS[change],
+                    subject_type="psp_account",
+                    subject_id=account_id,
+                    sequence=sequence,
+                    data=told,
+                )
+        except DatabaseUnavailable:
+            log.warning("a circuit's change is not in the journal: the database is away", **told)
+
+    def _with_health(self, account: PspAccountOut) -> PspAccountOut:
+        guard = self._guards.get(ids.decode("acct", account.id))
+        health = guard.health() if guard is not None else dict.fromkeys(GROUPS.values(), State.CLOSED)
+        return msgspec.structs.replace(account, health={group: state.value for group, state in health.items()})
 
     async def _make(
         self, scope: Scope, sending: Sending, kind: type[PspAdapter], vault: str | None

@@ -1,4 +1,5 @@
-"""Which PSP account takes a charge, and why. Today: the one that is asked for, else the first by priority that can do it.
+"""Which PSP account takes a charge, and why. Today: the one that is asked for, else the first by priority that can do it
+and whose calls do not fail.
 
 Rules, splits, success rates and failover build on the same call; whatever decides, the reason is stored with the operation.
 """
@@ -30,6 +31,7 @@ class Candidate(msgspec.Struct, frozen=True):
         account_id, name, psp: of the account.
         priority: lower is tried first.
         facts: what its PSP can do.
+        available: whether a charge would go out; not when too many of the latest ones failed.
     """
 
     account_id: UUID
@@ -37,6 +39,7 @@ class Candidate(msgspec.Struct, frozen=True):
     psp: str
     priority: int
     facts: PspFacts
+    available: bool = True
 
 
 class Choice(msgspec.Struct, frozen=True):
@@ -47,7 +50,7 @@ class Choice(msgspec.Struct, frozen=True):
 
 
 def choose(candidates: list[Candidate], *, currency: str, capture_method: str, wanted: str | None) -> Choice:
-    """Pick one.
+    """Pick one: the first that fits and is available, else the first that fits.
 
     Args:
         candidates: the tenant's enabled accounts of one mode.
@@ -60,6 +63,7 @@ def choose(candidates: list[Candidate], *, currency: str, capture_method: str, w
     """
     needed = Capability.AUTHORIZE if capture_method == "manual" else Capability.PURCHASE
     rejected: list[dict[str, str]] = []
+    fitting: list[Candidate] = []
     for candidate in sorted(candidates, key=lambda one: (one.priority, one.name)):
         if wanted is not None and wanted not in (candidate.name, ids.encode("acct", candidate.account_id)):
             rejected.append({"account": candidate.name, "because": "another account was asked for"})
@@ -68,6 +72,16 @@ def choose(candidates: list[Candidate], *, currency: str, capture_method: str, w
         elif needed not in candidate.facts.capabilities:
             rejected.append({"account": candidate.name, "because": f"{candidate.psp} cannot {needed.value}"})
         else:
-            rule = "asked_for" if wanted is not None else "priority"
-            return Choice(candidate, {"rule": rule, "account": candidate.name, "priority": str(candidate.priority)})
-    raise NoRoute(rejected=rejected)
+            fitting.append(candidate)
+    if not fitting:
+        raise NoRoute(rejected=rejected)
+    chosen = next((one for one in fitting if one.available), fitting[0])
+    reason = {
+        "rule": "asked_for" if wanted is not None else "priority",
+        "account": chosen.name,
+        "priority": str(chosen.priority),
+    }
+    passed_over = [one.name for one in fitting[: fitting.index(chosen)]]
+    if passed_over:
+        reason["passed_over"] = f"{', '.join(passed_over)}: circuit open"
+    return Choice(chosen, reason)

@@ -18,7 +18,14 @@ class OutcomeUnknown(PspError):
     """Something was sent and no clear answer came: timeout, reset, 5xx, unreadable or undocumented answer.
 
     The operation becomes ``unknown``. It never becomes a failure through age: a lookup or a human decides.
+
+    Attributes:
+        retry_after_s: how long the PSP asked not to be called (``Retry-After``), when it did.
     """
+
+    def __init__(self, *words: object, retry_after_s: float | None = None) -> None:
+        super().__init__(*words)
+        self.retry_after_s = retry_after_s
 
 
 class PspMisconfigured(PspError):

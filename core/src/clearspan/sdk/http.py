@@ -5,6 +5,7 @@ httpx is the only HTTP client a plugin sees; the core builds it (pool per PSP ac
 
 from __future__ import annotations
 
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx
@@ -53,7 +54,9 @@ async def send(http: httpx.AsyncClient, request: httpx.Request) -> Answer:
     if response.status_code in (401, 403):
         raise PspMisconfigured(f"the PSP answered {response.status_code}: check the account's credentials")
     if response.status_code in (408, 409, 425, 429) or response.status_code >= 500 or response.status_code < 200:
-        raise OutcomeUnknown(f"sent, the PSP answered {response.status_code}")
+        raise OutcomeUnknown(
+            f"sent, the PSP answered {response.status_code}", retry_after_s=retry_after_s(response.headers)
+        )
     try:
         decoded = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -61,3 +64,15 @@ async def send(http: httpx.AsyncClient, request: httpx.Request) -> Answer:
     if not isinstance(decoded, dict):
         raise OutcomeUnknown("sent, the answer is not a JSON object")
     return Answer(response.status_code, decoded)
+
+
+def retry_after_s(headers: httpx.Headers) -> float | None:
+    """The seconds of ``Retry-After`` (RFC 9110, 10.2.3), 0 or more; a date there is measured from the answer's own ``Date``."""
+    value = headers.get("retry-after", "").strip()
+    if value.isascii() and value.isdigit():
+        return float(value[:9])
+    try:
+        span = parsedate_to_datetime(value) - parsedate_to_datetime(headers.get("date", ""))
+    except (TypeError, ValueError):
+        return None
+    return max(0.0, span.total_seconds())

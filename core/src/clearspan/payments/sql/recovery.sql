@@ -5,6 +5,8 @@
 
 -- Take up to p->>'most' due operations of one tenant under a lease: no two workers get the same, and a worker that dies gives
 -- them back when the lease ends. The next look is set here, before anything is asked, so that nothing is asked in a loop.
+-- Of one PSP account come at most p->>'per_account', or what p->'accounts' says for it: an account whose calls hang, with more due
+-- than anybody can ask about, holds up no other.
 CREATE OR REPLACE FUNCTION operations_claim_{{v}}(p jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE
     tenant uuid := (p->>'tenant_id')::uuid;
@@ -17,11 +19,16 @@ DECLARE
 BEGIN
     PERFORM enter_{{v}}(p);
     FOR op IN
-        SELECT * FROM operations o
-        WHERE o.tenant_id = tenant AND o.live = is_live AND o.sweep_at <= moment
-          AND o.state IN ('prepared', 'submitted', 'requires_action', 'pending', 'unknown', 'needs_review')
-          AND (o.lease_until IS NULL OR o.lease_until <= moment)
-        ORDER BY o.sweep_at LIMIT (p->>'most')::integer FOR UPDATE SKIP LOCKED
+        SELECT due.* FROM psp_accounts a CROSS JOIN LATERAL (
+            SELECT * FROM operations o
+            WHERE o.tenant_id = tenant AND o.live = is_live AND o.psp_account_id = a.psp_account_id AND o.sweep_at <= moment
+              AND o.state IN ('prepared', 'submitted', 'requires_action', 'pending', 'unknown', 'needs_review')
+              AND (o.lease_until IS NULL OR o.lease_until <= moment)
+            ORDER BY o.sweep_at
+            LIMIT COALESCE((p->'accounts'->>a.psp_account_id::text)::integer, (p->>'per_account')::integer)
+            FOR UPDATE SKIP LOCKED) AS due
+        WHERE a.tenant_id = tenant AND a.live = is_live
+        ORDER BY due.sweep_at LIMIT (p->>'most')::integer
     LOOP
         UPDATE operations SET lease_token = (p->>'lease_token')::uuid, lease_until = (p->>'lease_until')::timestamptz,
             sweep_at = greatest((p->>'lease_until')::timestamptz, moment + make_interval(
