@@ -18,8 +18,8 @@ from clearspan.access.service import ApiKeys
 from clearspan.customers.service import Customers
 from clearspan.journal.checkpoint import SigningKey
 from clearspan.journal.feed import Feed
-from clearspan.payments.inbox import Inbox
 from clearspan.journal.proofs import Proofs
+from clearspan.payments.inbox import Inbox
 from clearspan.payments.service import Payments
 from clearspan.platform.context import Caller
 from clearspan.platform.crypto import MasterKey

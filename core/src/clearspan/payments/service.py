@@ -15,9 +15,9 @@ import asyncio
 import base64
 import binascii
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID, uuid5
 
 import asyncpg
@@ -85,6 +85,8 @@ from clearspan.settings import Settings
 
 log = structlog.get_logger("clearspan.payments")
 KEY_LENGTH = 32
+UNWOUND_AT_ONCE = 32
+"""Well below ``psps.calls_max``: giving back must not crowd out paying."""
 _UNDECIDED = (OperationState.PENDING, OperationState.NEEDS_REVIEW)
 SETTLE_TRIES = 8
 
@@ -99,6 +101,7 @@ _DISPUTES = msgspec.json.Decoder(list[Dispute])
 _STALE = msgspec.json.Decoder(list[Stale])
 _ENCODER = msgspec.json.Encoder()
 
+T = TypeVar("T")
 Render = Callable[[Payment, list[Operation], Operation | None], Awaitable[Answer]]
 
 
@@ -388,41 +391,52 @@ class Payments:
             how many were closed.
         """
         caller = system(scope, "expiry", request_id)
-        now = clock.now()
-        document = self._document(caller, None, now)
-        closed = 0
-        for stale in _STALE.decode(await self._db.call("stale_payments", document | {"most": most})):
-            try:
-                if stale.status == PaymentStatus.REQUIRES_ACTION:
-                    opened = await self._lease(
-                        caller, clock.now(), stale.payment_id, stale.operation_id, "expire", None
-                    )
-                    if opened.sending is not None:
-                        observation = await self._give_up_action(caller, opened)
-                        await self.settle(caller, opened, observation)
-                await self._db.call(
-                    "payment_close",
-                    self._document(caller, None, now) | {"payment_id": stale.payment_id, "want": "expire"},
-                )
-            except (errors.HasCharge, errors.InProgress, errors.UnknownOutcome):
-                continue  # It moved on meanwhile, or the PSP gave no clear answer: the next sweep looks again.
-            closed += 1
-        return closed
+        document = self._document(caller, None, clock.now())
+        found = _STALE.decode(await self._db.call("stale_payments", document | {"most": most}))
+        return sum(await self._side_by_side(self._expire_one(caller, stale) for stale in found))
+
+    async def _expire_one(self, caller: Caller, stale: Stale) -> bool:
+        try:
+            if stale.status == PaymentStatus.REQUIRES_ACTION:
+                opened = await self._lease(caller, clock.now(), stale.payment_id, stale.operation_id, "expire", None)
+                if opened.sending is not None:
+                    observation = await self._give_up_action(caller, opened)
+                    await self.settle(caller, opened, observation)
+            await self._db.call(
+                "payment_close",
+                self._document(caller, None, clock.now()) | {"payment_id": stale.payment_id, "want": "expire"},
+            )
+        except (errors.HasCharge, errors.InProgress, errors.UnknownOutcome):
+            return False  # It moved on meanwhile, or the PSP gave no clear answer: the next sweep looks again.
+        return True
 
     async def unwind(self, scope: Scope, request_id: str, most: int) -> int:
         """Give back charges that nobody wants any more; ``recovery.unwinding`` says which.
 
         Returns:
-            how many payments were looked at.
+            how many payments were claimed.
         """
         caller = system(scope, "unwinding", request_id)
         now = clock.now()
         document = self._document(caller, None, now)
-        document |= {"most": most, "again_at": now + timedelta(seconds=self._settings.idempotency.lease_s)}
+        document |= {
+            "most": min(most, UNWOUND_AT_ONCE),
+            "again_at": now + timedelta(seconds=self._settings.idempotency.lease_s),
+        }
         claimed = _DETAILS_LIST.decode(await self._db.call("unwinding_claim", document))
-        for details in claimed:
-            await self._unwind_one(caller, details)
+        await self._side_by_side(self._unwind_one(caller, details) for details in claimed)
         return len(claimed)
+
+    async def _side_by_side(self, works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+        """Do all of it at once; what still waits for a PSP after ``recovery.PATIENCE_S`` goes on without the job."""
+        tasks = [asyncio.create_task(work) for work in works]
+        for task in tasks:
+            self._under_way.add(task)
+            task.add_done_callback(self._finished)
+        if not tasks:
+            return []
+        ended, _ = await asyncio.wait(tasks, timeout=recovery.PATIENCE_S)
+        return [task.result() for task in tasks if task in ended]
 
     async def _unwind_one(self, caller: Caller, details: Details) -> None:
         payment, now = details.payment, clock.now()
