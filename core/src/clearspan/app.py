@@ -18,6 +18,7 @@ from clearspan.access.service import ApiKeys
 from clearspan.customers.service import Customers
 from clearspan.journal.feed import Feed
 from clearspan.payments.service import Payments
+from clearspan.platform.addresses import Guard, place_of
 from clearspan.platform.context import Caller
 from clearspan.platform.crypto import MasterKey
 from clearspan.platform.db import Database
@@ -55,7 +56,9 @@ class Gateway:
         self.api_keys = ApiKeys(self.db, master.derive("api-key-pepper"), settings.access, self.authenticator)
         self.vaults = Vaults(plugins, settings)
         self.customers = Customers(self.db, self.tenants, self.vaults)
-        self.psps = PspAccounts(self.db, self.tenants, plugins, self.vaults, settings.payments, self.metrics)
+        self.psps = PspAccounts(
+            self.db, self.tenants, plugins, self.vaults, settings.payments, self.metrics, _psp_guard(settings)
+        )
         self.payments = Payments(self.db, self.psps, master.installation, settings, self.metrics)
         self.feed = Feed(self.db, settings.events, settings.server.sse_streams_max)
         self.feed.renderers |= {
@@ -81,6 +84,12 @@ class Gateway:
         await self.psps.close()
         await self.vaults.close()
         await self.db.close()
+
+
+def _psp_guard(settings: Settings) -> Guard:
+    """Provider accounts may name the public internet, and what the operator runs: the simulators of the plugins."""
+    companions = [place_of(table["url"]) for table in settings.plugin.values() if isinstance(table.get("url"), str)]
+    return Guard([*settings.outbound.allow_internal, *companions], settings.outbound.ports)
 
 
 def create_app(gateway: Gateway) -> AsgiApp:

@@ -19,6 +19,7 @@ from sqlalchemy.exc import IntegrityError
 
 from clearspan.journal import service as journal
 from clearspan.platform import clock, crypto, ids, outbound
+from clearspan.platform.addresses import Guard
 from clearspan.platform.context import Caller, Scope
 from clearspan.platform.db import Database
 from clearspan.platform.idempotency import Answer, IdempotencyKey, once
@@ -124,6 +125,7 @@ class PspAccounts:
         vaults: Vaults,
         settings: PaymentSettings,
         metrics: Metrics,
+        guard: Guard,
     ) -> None:
         self._db = db
         self._tenants = tenants
@@ -131,6 +133,7 @@ class PspAccounts:
         self._vaults = vaults
         self._settings = settings
         self._metrics = metrics
+        self._guard = guard
         self._adapters: dict[tuple[UUID, int, str | None], tuple[PspAdapter, PspContext]] = {}
         self._making = asyncio.Lock()
         self._known: dict[Scope, tuple[float, list[PspAccountOut]]] = {}
@@ -316,7 +319,8 @@ class PspAccounts:
         connect, total = self._settings.psp_connect_timeout_s, self._settings.psp_timeout_s
         provider = self._vaults.get(vault) if vault is not None else None
         context = PspContext(
-            http=outbound.client(connect, total), vault_http=outbound.client(connect, total, vault=provider)
+            http=outbound.client(connect, total, guard=self._guard),
+            vault_http=outbound.client(connect, total, vault=provider, guard=self._guard),
         )
         return kind(config, context), context
 
