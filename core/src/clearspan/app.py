@@ -32,6 +32,9 @@ from clearspan.routes import handlers, openapi, summarise
 from clearspan.settings import Settings
 from clearspan.tenants.service import Tenants
 from clearspan.vaults.service import Vaults
+from clearspan.webhooks.dispatch import Deliveries
+from clearspan.webhooks.sending import Sender
+from clearspan.webhooks.service import Webhooks
 
 log = structlog.get_logger("clearspan.app")
 
@@ -61,7 +64,16 @@ class Gateway:
         )
         self.payments = Payments(self.db, self.psps, master.installation, settings, self.metrics)
         self.feed = Feed(self.db, settings.events, settings.server.sse_streams_max)
+        self.webhook_sender = Sender(
+            Guard(settings.outbound.allow_internal, settings.outbound.ports), settings.webhooks
+        )
+        self.webhook_deliveries = Deliveries(
+            self.db, self.tenants, self.feed, self.webhook_sender, settings.webhooks, self.metrics
+        )
+        self.webhooks = Webhooks(self.db, self.tenants, self.webhook_deliveries)
+        self.metrics.measuring.append(self.webhooks.measure)
         self.feed.renderers |= {
+            "webhook_endpoint": self.webhooks.render,
             "payment": self.payments.render_many,
             "refund": self.payments.render_refunds,
             "customer": self.customers.render_many,
@@ -82,6 +94,7 @@ class Gateway:
         await self.feed.stop()
         await self.payments.drain(self.settings.server.drain_timeout_s)
         await self.psps.close()
+        await self.webhook_sender.close()
         await self.vaults.close()
         await self.db.close()
 
@@ -156,6 +169,7 @@ SERVICES = (
     "api_keys",
     "psps",
     "vaults",
+    "webhooks",
     "feed",
     "plugins",
     "db",

@@ -20,6 +20,7 @@ from clearspan.platform.plugins import Plugins
 from clearspan.psps.controller import PspAccountController
 from clearspan.tenants.controller import TenantController
 from clearspan.vaults.controller import CaptureSessionController
+from clearspan.webhooks.controller import WebhookDeliveryController, WebhookEndpointController
 
 V1 = (
     PaymentController,
@@ -29,6 +30,8 @@ V1 = (
     CaptureSessionController,
     PspAccountController,
     EventController,
+    WebhookEndpointController,
+    WebhookDeliveryController,
     AuditController,
     ApiKeyController,
     TenantController,
@@ -69,6 +72,7 @@ def openapi() -> OpenAPIConfig:
             Tag(name="Payments", description="Payment intents, from creation to refund."),
             Tag(name="Customers", description="Customers and their payment methods."),
             Tag(name="Events", description="What happened: feed, live stream and audit trail."),
+            Tag(name="Webhooks", description="Events sent to you: endpoints and the delivery log."),
             Tag(name="Configuration", description="PSP accounts, API keys, the tenant."),
         ],
     )

@@ -258,6 +258,7 @@ class TelemetrySettings(_Table, frozen=True):
     """``[telemetry]``."""
 
     metrics: bool
+    worker_port: Port
 
 
 class SandboxSettings(_Table, frozen=True):

@@ -31,6 +31,8 @@ SCOPES = {
     "audit:read": "Read the audit trail.",
     "psp_accounts:read": "Read PSP accounts (never their credentials).",
     "psp_accounts:write": "Create and change PSP accounts.",
+    "webhook_endpoints:read": "Read webhook endpoints (never their secrets) and the delivery log.",
+    "webhook_endpoints:write": "Create and change webhook endpoints, test them, replay deliveries.",
     "api_keys:read": "Read API keys (never their secrets).",
     "api_keys:write": "Create, rotate and revoke API keys.",
 }

@@ -21,6 +21,7 @@ SUBJECTS = {
     "payment_method": "pm",
     "psp_account": "acct",
     "api_key": "key",
+    "webhook_endpoint": "we",
     "tenant": "ten",
 }
 """What an entry can be about, with the prefix of its public id."""

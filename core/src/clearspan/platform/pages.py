@@ -97,6 +97,7 @@ class HealthController(Controller):
         """Prometheus text. Keep it off the public network."""
         if not settings.telemetry.metrics:
             raise MetricsOff
+        await metrics.measure()
         return Response(metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 import structlog
@@ -20,6 +20,8 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self.measuring: list[Callable[[], Awaitable[None]]] = []
+        """What is looked up, not counted: asked before the metrics are shown."""
         self._requests = Counter(
             "gateway_requests_total", "HTTP requests answered.", ("method", "route", "status"), registry=self.registry
         )
@@ -40,6 +42,12 @@ class Metrics:
         self.webhook_lag = Gauge(
             "webhook_lag_seconds", "Age of the oldest event not yet delivered.", registry=self.registry
         )
+        self.webhook_attempts = Counter(
+            "webhook_attempts_total",
+            "Tries to deliver a webhook that ended in this process, by what follows.",
+            ("result",),
+            registry=self.registry,
+        )
         self.psp_call_errors = Counter(
             "psp_call_errors_total",
             "PSP calls without a clear answer.",
@@ -54,6 +62,11 @@ class Metrics:
         """Count one answered request."""
         self._requests.labels(method, route, status).inc()
         self._durations.labels(method, route).observe(seconds)
+
+    async def measure(self) -> None:
+        """Look up what is not counted."""
+        for measure in self.measuring:
+            await measure()
 
     def render(self) -> bytes:
         """The Prometheus text exposition format."""
