@@ -4,6 +4,9 @@
 ever: a status, a status with a ``Retry-After``, or ``slow``, ``hang``, ``garbage``, ``lies`` (a length it does not keep),
 ``endless`` (an answer that never ends), ``silent`` (closes without an answer), ``card`` (500 with a card number).
 ``PUT /plan/<name>`` sets it, ``GET /received/<name>`` tells what came.
+
+``books`` is a merchant who keeps a copy of our objects and has a bad day: every second request fails, at random, half of those
+after the event was taken in. Events it has seen it drops, and those older than its copy. ``GET /books/<name>`` is the copy.
 """
 
 from __future__ import annotations
@@ -11,12 +14,43 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import random
 import sys
 from typing import Any
 
 SLOW_S = 0.5
 plans: dict[str, list[Any]] = {}
 received: dict[str, list[dict[str, Any]]] = {}
+books: dict[str, Books] = {}
+chance = random.Random(20261122)  # noqa: S311
+
+
+class Books:
+    """A copy of what events told, and how it came about."""
+
+    def __init__(self) -> None:
+        self.seen: set[str] = set()
+        self.objects: dict[str, dict[str, Any]] = {}
+        self.sequences: dict[str, int] = {}
+        self.told = {"requests": 0, "failed": 0, "seen": 0, "older": 0}
+
+    def take(self, event: dict[str, Any]) -> int:
+        """The status to answer."""
+        self.told["requests"] += 1
+        fails = chance.random() < 0.5
+        self.told["failed"] += fails
+        if fails and chance.random() < 0.5:
+            return 500
+        subject = event["subject"]["id"]
+        if event["id"] in self.seen:
+            self.told["seen"] += 1
+        elif event["sequence"] < self.sequences.get(subject, 0):
+            self.told["older"] += 1
+        else:
+            self.sequences[subject] = event["sequence"]
+            self.objects[subject] = event["data"]["object"]
+        self.seen.add(event["id"])
+        return 500 if fails else 200
 
 
 def answer(status: int, body: bytes = b"{}", more: str = "") -> bytes:
@@ -75,9 +109,17 @@ async def one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> boo
         writer.write(answer(200))
     elif kind == "received":
         writer.write(answer(200, json.dumps(received.get(name, [])).encode()))
+    elif kind == "books":
+        kept = books.get(name, Books())
+        shown = {"seen": sorted(kept.seen), "objects": kept.objects, "told": kept.told}
+        writer.write(answer(200, json.dumps(shown).encode()))
     else:
         plan = plans.get(name, [200])
         how = plan.pop(0) if len(plan) > 1 else plan[0]
+        if how == "books":
+            writer.write(answer(books.setdefault(name, Books()).take(json.loads(body))))
+            await writer.drain()
+            return True
         heard = {"headers": headers, "body": body.decode(), "how": how, "open": True}
         received.setdefault(name, []).append(heard)
         try:

@@ -38,7 +38,7 @@ Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 VERSION_TABLE = "clearspan_version"
 KEYS_WITHOUT_TENANT = {"tenants_slug_key"}
 """The directory by which a tenant is found."""
-DOORS = {"tenant_by_slug", "tenants_all", "api_keys_by_prefix", "due_work", "journal_tail"}
+DOORS = {"tenant_by_slug", "tenants_all", "api_keys_by_prefix", "due_work", "journal_tail", "webhook_work"}
 """Every function that sees all tenants. Whoever adds one here has read what it gives to whom."""
 
 TABLES = f"""
@@ -324,6 +324,8 @@ OBJECTS = {
     "account_id": "acct",
     "event_id": "evt",
     "key_id": "key",
+    "endpoint_id": "we",
+    "delivery_id": "wd",
 }
 """What a parameter in a path names, with its prefix."""
 NAME_NO_OBJECT = {"/docs/static/{name}", "/openapi/{path}"}
@@ -349,6 +351,9 @@ async def made_over_the_api(client: httpx.AsyncClient, settings: Settings) -> di
     refund = await post(f"/v1/payments/{payment}/refunds", {"amount_minor": 99})
     key = await post("/v1/api-keys", {"name": "second", "scopes": ["payments:read"]})
     events = (await client.get("/v1/events")).json()["data"]
+    nobody = {"url": "http://127.0.0.1:9/hook", "events": ["payment.*"]}
+    endpoint = await post("/v1/webhook-endpoints", nobody)
+    delivery = await post(f"/v1/webhook-endpoints/{endpoint}/test", {})
     return {
         "payment_id": payment,
         "refund_id": refund,
@@ -357,6 +362,8 @@ async def made_over_the_api(client: httpx.AsyncClient, settings: Settings) -> di
         "account_id": account,
         "event_id": events[0]["id"],
         "key_id": key,
+        "endpoint_id": endpoint,
+        "delivery_id": delivery,
     }
 
 
@@ -375,6 +382,8 @@ async def made_in_sql(scope: Scope, superuser: Connection) -> dict[str, str]:
         "account_id": ids.encode("acct", found["psp_accounts.psp_account_id"]),
         "event_id": ids.encode("evt", found["journal.event_id"]),
         "key_id": ids.encode("key", found["api_keys.key_id"]),
+        "endpoint_id": ids.encode("we", found["webhook_endpoints.webhook_endpoint_id"]),
+        "delivery_id": ids.encode("wd", found["webhook_deliveries.delivery_id"]),
     }
 
 

@@ -163,6 +163,13 @@ def happen(db: Database) -> Happen:
     return happen
 
 
+async def settle(db: Database) -> None:
+    """Wait until everything committed so far is below the horizon."""
+    mine = int(await db.fetch_text("SELECT pg_current_xact_id()::text"))
+    while int(await db.fetch_text("SELECT pg_snapshot_xmin(pg_current_snapshot())::text")) <= mine:
+        await clock.sleep(0.005)
+
+
 class Works:
     """A worker's loop in this process, for one merchant: other tests' endpoints are theirs."""
 
@@ -176,17 +183,18 @@ class Works:
     async def run(self) -> None:
         """Do what is due now, to the end: everything that need not wait for its time."""
         async with asyncio.timeout(PATIENCE_S):
-            mine = int(await self._database.fetchval("SELECT pg_current_xact_id()::text"))
-            while int(await self._database.fetchval("SELECT pg_snapshot_xmin(pg_current_snapshot())::text")) <= mine:
-                await clock.sleep(0.005)
-            while True:
+            idle = 0
+            while idle < 2:
                 await self.dispatcher.step({self._scope})
-                if not self.dispatcher._tasks:
-                    found = await self.dispatcher._deliveries.look({self._scope})
-                    if not found.endpoints:
-                        return
-                else:
+                if self.dispatcher._tasks:
                     await asyncio.wait(self.dispatcher._tasks, return_when=asyncio.FIRST_COMPLETED)
+                    idle = 0
+                elif (await self.dispatcher._deliveries.look({self._scope})).endpoints:
+                    idle = 0
+                else:
+                    # What was committed a moment ago may stand above the horizon still.
+                    await settle(self.dispatcher._db)
+                    idle += 1
 
     async def later(self, seconds: float = 200_000) -> None:
         """What waits for its time has waited so long."""
