@@ -84,6 +84,8 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     return msgspec.structs.replace(
         defaults,
         data=DataSettings(dir=str(home / "data")),
+        # Providers and consumers of the tests listen where they find a port.
+        outbound=msgspec.structs.replace(defaults.outbound, allow_internal=("127.0.0.1:*",)),
         plugins=msgspec.structs.replace(defaults.plugins, enabled={"psp-sandbox": "", "vault-sandbox": ""}),
         plugin={
             "psp-sandbox": {"url": f"http://127.0.0.1:{psp_port}"},

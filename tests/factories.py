@@ -63,6 +63,7 @@ def rows(scope: Scope) -> list[tuple[str, Row]]:
     """A row for every table that belongs to a tenant and a mode, in an order in which they can be inserted."""
     now = clock.now()
     customer, method, account, payment, operation, refund = (clock.new_uuid() for _ in range(6))
+    endpoint, delivery, event = (clock.new_uuid() for _ in range(3))
     tables: list[tuple[str, Row]] = [
         (
             "api_keys",
@@ -245,7 +246,7 @@ def rows(scope: Scope) -> list[tuple[str, Row]]:
         (
             "journal",
             {
-                "event_id": clock.new_uuid(),
+                "event_id": event,
                 "type": "payment.captured",
                 "subject_type": "payment",
                 "subject_id": payment,
@@ -256,6 +257,41 @@ def rows(scope: Scope) -> list[tuple[str, Row]]:
                 "data": "{}",
                 "at": now,
             },
+        ),
+        (
+            "webhook_endpoints",
+            {
+                "webhook_endpoint_id": endpoint,
+                "url": "https://shop.example/hook",
+                "events": ["payment.*"],
+                "api_version": "v1",
+                "status": "disabled",  # so that no worker of another test picks it up: its secret is not really sealed
+                "disabled_reason": "manual",
+                "disabled_at": now,
+                "secret": b"sealed",
+                "created_at": now,
+                "updated_at": now,
+            },
+        ),
+        (
+            "webhook_deliveries",
+            {
+                "delivery_id": delivery,
+                "webhook_endpoint_id": endpoint,
+                "event_id": event,
+                "event_type": "payment.captured",
+                "subject_id": payment,
+                "epoch": 1,
+                "xid": 1,
+                "seq": 1,
+                "due_at": now,
+                "created_at": now,
+                "updated_at": now,
+            },
+        ),
+        (
+            "webhook_attempts",
+            {"delivery_id": delivery, "number": 1, "at": now, "duration_ms": 5, "status": 500, "answer": ""},
         ),
     ]
     # One transfer: all of it has to be inserted in one transaction.

@@ -90,6 +90,7 @@ def main() -> Never:
     settings = msgspec.structs.replace(
         defaults,
         data=DataSettings(dir=str(folder)),
+        outbound=msgspec.structs.replace(defaults.outbound, allow_internal=("127.0.0.1:*",)),
         plugin=task.plugin,
         payments=msgspec.structs.replace(defaults.payments, **task.payments),
         idempotency=msgspec.structs.replace(defaults.idempotency, **task.idempotency),

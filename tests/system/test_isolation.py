@@ -42,6 +42,7 @@ KEYS_WITHOUT_TENANT = {"tenants_slug_key"}
 """The directory by which a tenant is found."""
 DOORS = {
     "tenant_by_slug", "tenants_all", "api_keys_by_prefix", "due_work", "journal_tail", "inbox_account", "inbox_backlog",
+    "webhook_work",
 }  # fmt: skip
 """Every function that sees all tenants. Whoever adds one here has read what it gives to whom."""
 DOORS |= {"seal_next", "seal_append", "checkpoint_add", "push_next", "push_done"}
@@ -383,6 +384,8 @@ OBJECTS = {
     "event_id": "evt",
     "webhook_id": "whi",
     "key_id": "key",
+    "endpoint_id": "we",
+    "delivery_id": "wd",
 }
 """What a parameter in a path names, with its prefix."""
 NAME_NO_OBJECT = {"/docs/static/{name}", "/openapi/{path}", "/webhooks/{token}"}
@@ -430,6 +433,9 @@ async def made_over_the_api(
     }
     await insert(superuser, "webhook_inbox", message)
     events = (await client.get("/v1/events")).json()["data"]
+    nobody = {"url": "http://127.0.0.1:9/hook", "events": ["payment.*"]}
+    endpoint = await post("/v1/webhook-endpoints", nobody)
+    delivery = await post(f"/v1/webhook-endpoints/{endpoint}/test", {})
     return {
         "payment_id": payment,
         "refund_id": refund,
@@ -441,6 +447,8 @@ async def made_over_the_api(
         "webhook_id": ids.encode("whi", message["inbox_id"]),
         "event_id": events[0]["id"],
         "key_id": key,
+        "endpoint_id": endpoint,
+        "delivery_id": delivery,
     }
 
 
@@ -463,6 +471,8 @@ async def made_in_sql(scope: Scope, superuser: Connection) -> dict[str, str]:
         "webhook_id": ids.encode("whi", found["webhook_inbox.inbox_id"]),
         "event_id": ids.encode("evt", found["journal.event_id"]),
         "key_id": ids.encode("key", found["api_keys.key_id"]),
+        "endpoint_id": ids.encode("we", found["webhook_endpoints.webhook_endpoint_id"]),
+        "delivery_id": ids.encode("wd", found["webhook_deliveries.delivery_id"]),
     }
 
 

@@ -21,6 +21,7 @@ from clearspan.journal.feed import Feed
 from clearspan.journal.proofs import Proofs
 from clearspan.payments.inbox import Inbox
 from clearspan.payments.service import Payments
+from clearspan.platform.addresses import Guard, place_of
 from clearspan.platform.context import Caller
 from clearspan.platform.crypto import MasterKey
 from clearspan.platform.db import Database
@@ -35,6 +36,9 @@ from clearspan.routes import handlers, openapi, summarise
 from clearspan.settings import Settings
 from clearspan.tenants.service import Tenants
 from clearspan.vaults.service import Vaults
+from clearspan.webhooks.dispatch import Deliveries
+from clearspan.webhooks.sending import Sender
+from clearspan.webhooks.service import Webhooks
 
 log = structlog.get_logger("clearspan.app")
 
@@ -59,7 +63,9 @@ class Gateway:
         self.api_keys = ApiKeys(self.db, master.derive("api-key-pepper"), settings.access, self.authenticator)
         self.vaults = Vaults(plugins, settings)
         self.customers = Customers(self.db, self.tenants, self.vaults)
-        self.psps = PspAccounts(self.db, self.tenants, plugins, self.vaults, settings, self.metrics)
+        self.psps = PspAccounts(
+            self.db, self.tenants, plugins, self.vaults, settings, self.metrics, _psp_guard(settings)
+        )
         self.payments = Payments(self.db, self.psps, master.installation, settings, self.metrics)
         self.inbox = Inbox(self.db, self.payments, settings)
         self.psp_webhooks = PspWebhooks(self.db, self.tenants, self.psps, settings.psps, self.metrics)
@@ -68,7 +74,16 @@ class Gateway:
         self.audit_key = SigningKey.of(master, settings.audit.origin)
         self.proofs = Proofs(self.db, self.audit_key, self.metrics, settings.audit.push_to)
         self.metrics.sources.append(self.proofs.measure)
+        self.webhook_sender = Sender(
+            Guard(settings.outbound.allow_internal, settings.outbound.ports), settings.webhooks
+        )
+        self.webhook_deliveries = Deliveries(
+            self.db, self.tenants, self.feed, self.webhook_sender, settings.webhooks, self.metrics
+        )
+        self.webhooks = Webhooks(self.db, self.tenants, self.webhook_deliveries)
+        self.metrics.sources.append(self.webhooks.measure)
         self.feed.renderers |= {
+            "webhook_endpoint": self.webhooks.render,
             "payment": self.payments.render_many,
             "refund": self.payments.render_refunds,
             "dispute": self.payments.render_disputes,
@@ -91,8 +106,15 @@ class Gateway:
         await self.inbox.drain(self.settings.server.drain_timeout_s)
         await self.payments.drain(self.settings.server.drain_timeout_s)
         await self.psps.close()
+        await self.webhook_sender.close()
         await self.vaults.close()
         await self.db.close()
+
+
+def _psp_guard(settings: Settings) -> Guard:
+    """Provider accounts may name the public internet, and what the operator runs: the simulators of the plugins."""
+    companions = [place_of(table["url"]) for table in settings.plugin.values() if isinstance(table.get("url"), str)]
+    return Guard([*settings.outbound.allow_internal, *companions], settings.outbound.ports)
 
 
 def create_app(gateway: Gateway) -> AsgiApp:
@@ -161,6 +183,7 @@ SERVICES = (
     "psps",
     "psp_webhooks",
     "vaults",
+    "webhooks",
     "feed",
     "proofs",
     "plugins",

@@ -22,6 +22,7 @@ from clearspan.psps.controller import PspAccountController
 from clearspan.psps.inbox_controller import PspWebhookController, WebhookController
 from clearspan.tenants.controller import TenantController
 from clearspan.vaults.controller import CaptureSessionController
+from clearspan.webhooks.controller import WebhookDeliveryController, WebhookEndpointController
 
 V1 = (
     PaymentController,
@@ -33,6 +34,8 @@ V1 = (
     PspAccountController,
     PspWebhookController,
     EventController,
+    WebhookEndpointController,
+    WebhookDeliveryController,
     AuditController,
     LedgerController,
     ApiKeyController,
@@ -75,6 +78,7 @@ def openapi() -> OpenAPIConfig:
             Tag(name="Customers", description="Customers and their payment methods."),
             Tag(name="Events", description="What happened: feed, live stream and audit trail."),
             Tag(name="Ledger", description="Double entry: what stands where, and how it came there."),
+            Tag(name="Webhooks", description="Events sent to you: endpoints and the delivery log."),
             Tag(name="Configuration", description="PSP accounts, API keys, the tenant."),
         ],
     )

@@ -91,6 +91,11 @@ def _are_networks(texts: tuple[str, ...]) -> bool:
     return True
 
 
+def _are_places(texts: tuple[str, ...]) -> bool:
+    found = [re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):([1-9][0-9]{0,4}|\*)", text) for text in texts]
+    return all(match is not None and (match[2] == "*" or int(match[2]) < 65536) for match in found)
+
+
 def _are_version_ranges(ranges: dict[str, str]) -> bool:
     for text in ranges.values():
         SpecifierSet(text)
@@ -123,6 +128,10 @@ Networks = Annotated[tuple[str, ...], _Rule('list of networks such as "10.0.0.0/
 LogName = Annotated[str, _Rule("name without white space and +, or empty", _is_log_name)]
 PushTargets = Annotated[
     tuple[str, ...], _Rule("list of absolute paths and https URLs without credentials", _are_push_targets)
+]
+Places = Annotated[tuple[str, ...], _Rule('list of host:port or host:*, such as ["127.0.0.1:9999"]', _are_places)]
+Ports = Annotated[
+    tuple[int, ...], _Rule("list of port numbers, such as [443]", lambda ports: all(0 < one < 65536 for one in ports))
 ]
 DatabaseUrl = Annotated[Secret, _Rule("secret postgresql:// URL, or empty", _begins("postgresql", "postgres"))]
 RedisUrl = Annotated[
@@ -221,6 +230,23 @@ class PspSettings(_Table, frozen=True):
     breaker_recovery_probe_s: Annotated[float, Meta(ge=0.1, le=3600)]
 
 
+class OutboundSettings(_Table, frozen=True):
+    """``[outbound]``."""
+
+    allow_internal: Places
+    ports: Ports
+
+
+class WebhookSettings(_Table, frozen=True):
+    """``[webhooks]``."""
+
+    timeout_s: Annotated[float, Meta(ge=0.1, le=60)]
+    concurrency: Annotated[int, Meta(ge=1, le=1000)]
+    endpoint_concurrency: Annotated[int, Meta(ge=1, le=100)]
+    disable_after_h: Annotated[int, Meta(ge=1, le=8760)]
+    retention_days: Annotated[int, Meta(ge=1, le=3650)]
+
+
 class IdempotencySettings(_Table, frozen=True):
     """``[idempotency]``."""
 
@@ -278,6 +304,7 @@ class TelemetrySettings(_Table, frozen=True):
     """``[telemetry]``."""
 
     metrics: bool
+    worker_port: Port
 
 
 class SandboxSettings(_Table, frozen=True):
@@ -296,6 +323,8 @@ class Settings(_Table, frozen=True):
     worker: WorkerSettings
     payments: PaymentSettings
     psps: PspSettings
+    outbound: OutboundSettings
+    webhooks: WebhookSettings
     idempotency: IdempotencySettings
     access: AccessSettings
     events: EventSettings
@@ -546,6 +575,8 @@ def _parsed(text: str, hint: object) -> object:
             return float(text)
         case inspect.BoolType():
             return _BOOLEANS.get(text.lower(), text)
+        case inspect.VarTupleType(item_type=inspect.IntType()) if not text.lstrip().startswith("["):
+            return [int(part) for part in text.split(",") if part.strip()]
         case inspect.VarTupleType() if not text.lstrip().startswith("["):
             return [part.strip() for part in text.split(",") if part.strip()]
         case inspect.VarTupleType() | inspect.DictType():

@@ -23,6 +23,7 @@ import saq
 import saq.types
 import structlog
 import uvloop
+from prometheus_client import start_http_server
 from redis import asyncio as redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -41,6 +42,7 @@ from clearspan.platform.queue import QUEUE, Doorbell
 from clearspan.platform.runtime import Runtime, opened, publish, require_schema, withdraw
 from clearspan.platform.telemetry import configure_logging
 from clearspan.settings import Settings
+from clearspan.webhooks.dispatch import Dispatcher
 
 JOB_TIMEOUT_S = 300
 """Above everything one batch may wait for PSPs. A killed worker's job is found by its heartbeat, long before."""
@@ -224,6 +226,8 @@ async def _work(runtime: Runtime) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     gateway = Gateway(settings, runtime.app_url, runtime.master, runtime.plugins)
+    if settings.telemetry.metrics and settings.telemetry.worker_port:
+        start_http_server(settings.telemetry.worker_port, settings.server.host, gateway.metrics.registry)
     await gateway.open()
     doorbell = Doorbell(runtime.redis_url)
     # Without the client's own retries: they would hold up a stop, and ``PatientQueue`` waits by itself.
@@ -241,6 +245,7 @@ async def _work(runtime: Runtime) -> None:
             dequeue_timeout=DEQUEUE_S,
             shutdown_grace_period_s=settings.server.drain_timeout_s,
         )
+        webhooks = Dispatcher(gateway.webhook_deliveries, gateway.feed, settings.server.drain_timeout_s)
         helpers = [
             asyncio.create_task(work)
             for work in (
@@ -248,6 +253,7 @@ async def _work(runtime: Runtime) -> None:
                 sweeper.run(),
                 Sealer(gateway.db, gateway.proofs, gateway.audit_key, settings.audit).run(),
                 Pusher(gateway.db, settings.audit).run(),
+                webhooks.run(),
                 keep_clock(gateway),
                 _show(settings, sweeper),
             )

@@ -35,6 +35,8 @@ SCOPES = {
     "psp_accounts:write": "Create and change PSP accounts.",
     "psp_webhooks:read": "Read the messages of PSPs and what became of them.",
     "psp_webhooks:write": "Retry and dismiss messages of PSPs.",
+    "webhook_endpoints:read": "Read webhook endpoints (never their secrets) and the delivery log.",
+    "webhook_endpoints:write": "Create and change webhook endpoints, test them, replay deliveries.",
     "api_keys:read": "Read API keys (never their secrets).",
     "api_keys:write": "Create, rotate and revoke API keys.",
 }

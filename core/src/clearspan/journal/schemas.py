@@ -25,6 +25,7 @@ SUBJECTS = {
     "psp_account": "acct",
     "webhook": "whi",
     "api_key": "key",
+    "webhook_endpoint": "we",
     "tenant": "ten",
 }
 """What an entry can be about, with the prefix of its public id."""

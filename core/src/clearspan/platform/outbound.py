@@ -1,7 +1,8 @@
 """Clients for calls to the outside: httpx for whoever uses them, aiohttp underneath (a quarter of the CPU per call).
 
 One client per PSP account is its bulkhead: a PSP that hangs exhausts its own connections and nobody else's. Redirects
-are not followed, the environment's proxies are not used, and cookies are not kept.
+are not followed, the environment's proxies are not used, and cookies are not kept. Where a tenant names the address, a
+``Guard`` looks at it when the connection is made, and only then: requests on a connection that is open cost nothing more.
 
 ``httpx-aiohttp`` 0.2 reports *every* lost connection as ``ConnectTimeout``, also one that was reset after the request
 was written. Read as "not sent" that would be a second charge, so ``PreciseTransport`` looks at the cause: only what
@@ -21,9 +22,11 @@ import httpx
 from httpx_aiohttp import AiohttpTransport
 
 from clearspan.platform import clock
+from clearspan.platform.addresses import Guard
 from clearspan.sdk import PspError, VaultProvider
 
 CONNECTIONS_MAX = 100
+KEEPALIVE_S = 30.0
 
 
 @contextmanager
@@ -130,6 +133,10 @@ def client(
     connect_timeout_s: float,
     timeout_s: float,
     vault: VaultProvider | None = None,
+    *,
+    guard: Guard | None = None,
+    connections_max: int = CONNECTIONS_MAX,
+    keepalive_s: float = KEEPALIVE_S,
 ) -> httpx.AsyncClient:
     """A client with the core's limits; close it with ``aclose``.
 
@@ -137,11 +144,15 @@ def client(
         connect_timeout_s: for name, TCP and TLS together.
         timeout_s: the whole exchange.
         vault: takes requests that carry a vault token.
+        guard: where it may connect to. Without one, anywhere: for addresses that no tenant names.
+        connections_max: open ones.
+        keepalive_s: how long an idle connection stays open.
     """
 
     def session() -> aiohttp.ClientSession:
+        connector = aiohttp.TCPConnector if guard is None else guard.connector
         made = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=CONNECTIONS_MAX, keepalive_timeout=30),
+            connector=connector(limit=connections_max, keepalive_timeout=keepalive_s),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             trust_env=False,

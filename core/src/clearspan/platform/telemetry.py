@@ -42,6 +42,12 @@ class Metrics:
         self.webhook_lag = Gauge(
             "webhook_lag_seconds", "Age of the oldest event not yet delivered.", registry=self.registry
         )
+        self.webhook_attempts = Counter(
+            "webhook_attempts_total",
+            "Tries to deliver a webhook that ended in this process, by what follows.",
+            ("result",),
+            registry=self.registry,
+        )
         self.psp_call_errors = Counter(
             "psp_call_errors_total",
             "PSP calls without a clear answer.",

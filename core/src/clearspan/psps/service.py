@@ -20,6 +20,7 @@ from sqlalchemy.exc import IntegrityError
 
 from clearspan.journal import service as journal
 from clearspan.platform import clock, crypto, ids, outbound
+from clearspan.platform.addresses import Guard as AddressGuard
 from clearspan.platform.context import Caller, Scope, system
 from clearspan.platform.db import Database
 from clearspan.platform.idempotency import Answer, IdempotencyKey, once
@@ -159,6 +160,7 @@ class PspAccounts:
         vaults: Vaults,
         settings: Settings,
         metrics: Metrics,
+        addresses: AddressGuard,
     ) -> None:
         self._db = db
         self._tenants = tenants
@@ -171,6 +173,7 @@ class PspAccounts:
         self._metrics = metrics
         self._guards: dict[UUID, Guard] = {}
         self._telling: set[asyncio.Task[None]] = set()
+        self._addresses = addresses
         self._adapters: dict[tuple[UUID, int, str | None], tuple[PspAdapter, PspContext]] = {}
         self._making = asyncio.Lock()
         self._known: dict[Scope, tuple[float, list[PspAccountOut]]] = {}
@@ -429,7 +432,8 @@ class PspAccounts:
         connect, total = self._settings.psp_connect_timeout_s, self._settings.psp_timeout_s
         provider = self._vaults.get(vault) if vault is not None else None
         context = PspContext(
-            http=outbound.client(connect, total), vault_http=outbound.client(connect, total, vault=provider)
+            http=outbound.client(connect, total, guard=self._addresses),
+            vault_http=outbound.client(connect, total, vault=provider, guard=self._addresses),
         )
         return kind(config, context), context
 
