@@ -79,6 +79,7 @@ class Server:
     def __init__(self, urls: Urls) -> None:
         self._urls = urls
         self._loop = asyncio.new_event_loop()
+        self._loop.set_exception_handler(lambda *_: None)  # The answer to a dead process.
         self.first, self.second, self._watch = (self.run(self._connect(urls.app)) for _ in range(3))
         self.superuser = self.run(self._connect(urls.superuser))
         self._engine = create_async_engine(

@@ -19,7 +19,7 @@ from uuid import UUID, uuid5
 import asyncpg
 import msgspec
 
-from clearspan.payments.models import Operation, Payment, derive
+from clearspan.payments.models import Dispute, Operation, Payment, derive
 from clearspan.platform import ids
 
 Json = dict[str, Any]
@@ -27,6 +27,7 @@ Books = Mapping[str, Sequence[Json]]
 """PSP account id (a UUID's text) -> everything in the PSP's book for it, as ``GET /v1/book`` lists it."""
 
 CHARGES = ("authorize", "purchase")
+TOOK_EFFECT = ("succeeded", "surplus")
 FINAL = frozenset({"succeeded", "declined", "expired", "not_charged", "not_sent", "surplus", "reversed"})
 TRANSITIONS = {
     "prepared": {"submitted", "not_sent", "unknown"},
@@ -47,6 +48,7 @@ _TABLES = {
     "operations": "operations",
     "facts": "facts",
     "keys": "idempotency_keys",
+    "disputes": "disputes",
     "journal": "journal",
 }
 
@@ -89,6 +91,7 @@ class Ours(msgspec.Struct, frozen=True):
     operations: list[Json]
     facts: list[Json]
     keys: list[Json]
+    disputes: list[Json]
     journal: list[Json]
 
     def by_payment(self) -> dict[str, list[Json]]:
@@ -249,7 +252,8 @@ def only_listed_transitions(ours: Ours) -> Iterator[Violation]:
 def one_event_per_transition(ours: Ours) -> Iterator[Violation]:
     """I6: each step of an operation has one event, in order, and none is missing; sequences of a payment have no gap."""
     for operation, steps in _walks(ours):
-        state = "submitted"
+        adopted = operation["routing"].get("rule") == "adopted"
+        state = steps[0][0] if adopted and steps else "submitted"
         for before, after in steps:
             if before != state:
                 yield Violation("I6", f"{_named(operation)}: an event tells of {before} -> {after} when it was {state}")
@@ -258,11 +262,12 @@ def one_event_per_transition(ours: Ours) -> Iterator[Violation]:
             yield Violation("I6", f"{_named(operation)}: the last event says {state}")
     told: dict[str, set[int]] = defaultdict(set)
     for event in ours.journal:
-        payment_id = event["subject_id"] if event["subject_type"] == "payment" else event["data"].get("payment_id")
-        told[payment_id].add(event["sequence"])
+        if event["subject_type"] in ("payment", "operation", "refund"):  # A dispute counts for itself.
+            payment_id = event["subject_id"] if event["subject_type"] == "payment" else event["data"].get("payment_id")
+            told[payment_id].add(event["sequence"])
     for payment in ours.payments:
         missing = set(range(1, payment["sequence"] + 1)) - told[payment["payment_id"]]
-        if missing:
+        if missing and payment["disputed_minor"] + payment["returned_minor"] == 0:  # A dispute's event has its own sequence.
             yield Violation("I6", f"payment {payment['payment_id']}: no event for the sequences {sorted(missing)}")
         if told[payment["payment_id"]] - set(range(1, payment["sequence"] + 1)):
             yield Violation("I6", f"payment {payment['payment_id']}: events beyond the sequence {payment['sequence']}")
@@ -271,7 +276,7 @@ def one_event_per_transition(ours: Ours) -> Iterator[Violation]:
             event
             for event in ours.journal
             if event["subject_id"] == operation["operation_id"]
-            and event["type"] in ("operation.submitted", "refund.created")
+            and event["type"] in ("operation.submitted", "operation.adopted", "refund.created")
         ]
         if len(submitted) != 1:
             yield Violation("I6", f"{_named(operation)}: {len(submitted)} events of its submission")
@@ -352,7 +357,7 @@ def totals_agree(ours: Ours, books: Books, *, settled: bool = True) -> Iterator[
         mine = ops[payment["payment_id"]]
 
         def total(kind: str, *, of: list[Json] = mine) -> int:
-            return sum(one["amount_minor"] for one in of if one["kind"] == kind and one["state"] == "succeeded")
+            return sum(one["amount_minor"] for one in of if one["kind"] == kind and one["state"] in TOOK_EFFECT)
 
         if payment["captured_minor"] + payment["voided_minor"] > payment["authorized_minor"]:
             yield Violation("I7", f"payment {payment['payment_id']}: more captured and voided than authorised")
@@ -362,9 +367,13 @@ def totals_agree(ours: Ours, books: Books, *, settled: bool = True) -> Iterator[
         expected = {"authorized_minor": charge["amount_minor"] if charge else 0}
         if charge is not None:
             expected["captured_minor"] = charge["amount_minor"] if charge["kind"] == "purchase" else total("capture")
-        expected["surplus_minor"] = sum(
-            one["amount_minor"] for one in mine if one["kind"] in CHARGES and one["state"] == "surplus"
+        surplus = {one["operation_id"]: one["amount_minor"] for one in mine if one["kind"] in CHARGES and one["state"] == "surplus"}
+        returned = sum(
+            one["amount_minor"]
+            for one in mine
+            if one["kind"] in ("void", "refund") and one["state"] in TOOK_EFFECT and one["parent_id"] in surplus
         )
+        expected["surplus_minor"] = sum(surplus.values()) - returned
         for name, amount in expected.items():
             if payment[name] != amount:
                 yield Violation(
@@ -389,7 +398,10 @@ def derived(ours: Ours) -> Iterator[Violation]:
     for row in ours.payments:
         payment = msgspec.convert(row, Payment, strict=False)
         mine = [msgspec.convert(one, Operation, strict=False) for one in ops[row["payment_id"]]]
-        again = derive(payment, mine)
+        disputes = [
+            msgspec.convert(one, Dispute, strict=False) for one in ours.disputes if one["payment_id"] == row["payment_id"]
+        ]
+        again = derive(payment, mine, disputes)
         if again != payment:
             wrong = [name for name in Payment.__struct_fields__ if getattr(again, name) != getattr(payment, name)]
             told = ", ".join(

@@ -59,6 +59,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._made: list[asyncio.Task[Any]] = []
         self.steps = 0
         self.set_task_factory(self._remember)
+        self.set_exception_handler(_ignore)
 
     def time(self) -> float:
         """Virtual seconds since the start."""
@@ -92,6 +93,9 @@ class VirtualLoop(asyncio.BaseEventLoop):
         task: asyncio.Task[Any] = asyncio.Task(coro, loop=loop, context=context)
         self._made.append(task)
         return task
+
+    def _check_closed(self) -> None:
+        """What a dead process leaves behind may still call here, long after the run."""
 
     def _write_to_self(self) -> None:
         pass
@@ -133,6 +137,10 @@ class VirtualLoop(asyncio.BaseEventLoop):
             if not process.alive:
                 return
         handle._run()
+
+
+def _ignore(*_: object) -> None:
+    """What nobody asked for any more, because whoever would have is dead."""
 
 
 class VirtualClock:

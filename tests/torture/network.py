@@ -12,14 +12,19 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
+from uuid import UUID, uuid5
 
 import httpx
 import msgspec
+from clearspan_psp_sandbox import SandboxPsp, SandboxPspConfig
 from clearspan_psp_sandbox.api import Api
+from clearspan_psp_sandbox.bank import Operation
 from clearspan_psp_sandbox.book import Line
 
 from clearspan.platform import outbound
-from clearspan.sdk import VaultProvider
+from clearspan.sdk import Money, OperationNews, PspContext, VaultProvider
+
+from tests.torture.loop import PROCESS, Mortal
 
 if TYPE_CHECKING:
     from tests.torture.world import World
@@ -72,6 +77,26 @@ class Faults(msgspec.Struct, kw_only=True):
         return ""
 
 
+class Webhooks(msgspec.Struct, kw_only=True):
+    """How the PSP's messages come.
+
+    Attributes:
+        sent: whether there are any.
+        lost: share that never arrives (W6).
+        twice: share that comes at least twice, at once or later (W1).
+        early: share that comes before the answer to the request can (W3).
+        late: share that comes up to an hour late; what is neither comes within some seconds, out of order (W2).
+        false: share after which, half a minute later, the opposite is said (F9).
+    """
+
+    sent: bool = False
+    lost: float = 0.05
+    twice: float = 0.2
+    early: float = 0.3
+    late: float = 0.1
+    false: float = 0.0
+
+
 class MemoryBook:
     """A book without a disk."""
 
@@ -102,10 +127,16 @@ class Outside:
         self._world = world
         self._chance = chance
         self._app: Any = Api(MemoryBook(), str(chance.random()), now=lambda: world.clock.now().timestamp())  # type: ignore[arg-type]
+        self._apply = self._app._bank.apply
+        self._app._bank.apply = self._booked
+        self._adapter = SandboxPsp(SandboxPspConfig(url=PSP_URL), PspContext(http=None, vault_http=None))  # type: ignore[arg-type]
+        self._messages = 0
+        self.webhooks = Webhooks()
         self._booked_at: dict[str, float] = {}
         self._last_body: dict[str, bytes] = {}
         self.faults = Faults()
         self.outage_until = 0.0
+        self.waiting: list[Mortal | None] = []
         self.injected: Counter[str] = Counter()
 
     async def ask(
@@ -166,6 +197,73 @@ class Outside:
             answer = self._lied(url, answer)
         self._last_body[method + url] = answer
         return status, given, answer
+
+    # -- what the PSP tells unasked -----------------------------------------------------------------------------------------------
+
+    def _booked(self, operation: Operation) -> None:
+        self._apply(operation)
+        if not self.webhooks.sent:
+            return
+        raw = msgspec.to_builtins(operation)
+        self._messages += 1
+        event, chance = f"evt_{self._messages}", self._chance
+        if chance.random() < self.webhooks.lost:
+            return
+        self._send(event, raw)
+        if chance.random() < self.webhooks.twice:
+            for _ in range(chance.choice((1, 1, 5))):
+                self._send(event, raw)
+        if operation.status == "succeeded" and chance.random() < self.webhooks.false:
+            false = raw | {"status": "declined", "code": "2001", "message": "not true"}
+            self._send(f"{event}_false", false, chance.uniform(30, 60))
+
+    def _send(self, event: str, raw: Json, delay_s: float | None = None) -> None:
+        chance = self._chance
+        if delay_s is None:
+            drawn = chance.random()
+            if drawn < self.webhooks.early:
+                delay_s = chance.uniform(0, 0.01)
+            elif drawn > 1 - self.webhooks.late:
+                delay_s = chance.uniform(10, 3600)
+            else:
+                delay_s = chance.uniform(0, 5)
+        self._world.loop.create_task(self._tell(event, raw, delay_s), context=self._world.outside.copy())
+
+    async def _tell(self, event: str, raw: Json, delay_s: float) -> None:
+        """Until somebody has taken it in. ``Payments.tell`` is what the inbox of webhooks calls for each message that it has stored."""
+        shop, account = next(
+            (shop, account) for shop in self._world.merchants for account in shop.accounts if account.api_key.endswith(f"_{raw['account']}")
+        )
+        news = OperationNews(
+            kind=raw["kind"],
+            outcome=self._adapter._outcome(raw, raw["reference"], looked_up=True),
+            reference=raw["reference"],
+            psp_ref=raw["id"],
+            charge_ref=raw.get("charge"),
+            amount=Money(raw["amount"], raw["currency"]),
+            capture=raw.get("capture"),
+            metadata=raw.get("metadata") or {},
+        )
+        account_id = UUID(account.account_id)
+        for pause_s in (delay_s, 1.0, 5.0, 30.0, 60.0, 300.0, 900.0):
+            await asyncio.sleep(pause_s * self._chance.uniform(0.9, 1.1))
+            try:
+                status, said = await self._world.request(
+                    self._chance.choice(self._world.gateways),
+                    lambda gateway: gateway.payments.tell(
+                        shop.caller.scope, "req_webhook", account_id=account_id, news=news, fact_id=uuid5(account_id, event)
+                    ),
+                )
+            except ConnectionError:
+                continue
+            self._world.note(f"webhook {event} {raw['kind']} {raw['reference']} {raw['status']} -> {status} {said}")
+            if status == 200 and said != "null":
+                return
+
+    @property
+    def busy(self) -> bool:
+        """Whether somebody who lives waits for an answer."""
+        return any(one is None or one.alive for one in self.waiting)
 
     async def book(self, account: str) -> list[Json]:
         """The PSP's own truth about an account."""
@@ -294,11 +392,15 @@ class SimulatedTransport(httpx.AsyncBaseTransport):
             for token, number in CARDS.items():
                 for field, value in {"number": number, "exp_month": "12", "exp_year": "2040", "cvc": "123"}.items():
                     body = body.replace(f"{{{{{token}.{field}}}}}".encode(), value.encode())
+        waits = PROCESS.get()
+        self._outside.waiting.append(waits)
         try:
             async with asyncio.timeout(self._timeout_s):
                 status, given, answer = await self._outside.ask(request.method, url, headers, body)
         except TimeoutError as error:
             raise httpx.ReadTimeout("simulated: no answer") from error
+        finally:
+            self._outside.waiting.remove(waits)
         given = {name: value for name, value in given.items() if name.lower() != "content-length"}
         return httpx.Response(status, headers=given, stream=_Stream(answer), request=request)
 

@@ -43,7 +43,7 @@ Json = dict[str, Any]
 MASTER = MasterKey(bytes(range(32)))
 
 
-class Lost(Exception):
+class Lost(ConnectionError):
     """The connection to the gateway broke: the client does not know what became of its request."""
 
 
