@@ -43,6 +43,10 @@ TRANSITIONS = {
     "not_sent": {"surplus"},
 }
 """The table of docs/concepts.md, written down a second time on purpose."""
+BROKEN_RULES = frozenset(
+    {"amount_exceeds_authorized", "amount_exceeds_captured", "already_captured", "charge_voided", "charge_not_captured"}
+)
+"""Refusals of the sandbox that say: the amount is not there."""
 _TABLES = {
     "payments": "payment_intents",
     "operations": "operations",
@@ -147,11 +151,12 @@ def check(ours: Ours, books: Books, answers: Iterable[Answered] = (), *, settled
         *one_answer_per_key(ours, kept),
         *one_event_per_transition(ours),
         *totals_agree(ours, books, settled=settled),
+        *asked_for_what_was_there(ours),
         *derived(ours),
         *nothing_crosses_tenants(ours, books, kept),
         *nothing_is_lost(ours),
     ]
-    return [*found, *comes_to_rest(ours)] if settled else found
+    return [*found, *comes_to_rest(ours), *canceled_is_given_back(ours, books)] if settled else found
 
 
 # -- I1, I2, I3: the money ------------------------------------------------------------------------------------------------------
@@ -234,6 +239,31 @@ def succeeded_here_is_true_there(ours: Ours, books: Books) -> Iterator[Violation
             yield Violation(
                 "I3", f"{_named(operation)} has the reference {operation['psp_ref']}, the PSP's is {found['id']}"
             )
+
+
+    amounts = {one["operation_id"]: (one["amount_minor"], one["currency"]) for one in ours.operations}
+    for fact in ours.facts:
+        if fact["observed"] == "succeeded" and fact["amount_minor"] is not None:
+            if (fact["amount_minor"], fact["currency"]) != amounts[fact["operation_id"]]:
+                told = f"{fact['amount_minor']} {fact['currency']}, asked for was {amounts[fact['operation_id']]}"
+                yield Violation("I3", f"{reference(fact['operation_id'])}: a success over {told} was believed")
+
+
+def canceled_is_given_back(ours: Ours, books: Books) -> Iterator[Violation]:
+    """I1, of what was cancelled while its outcome was open: no charge of it holds money, unless the PSP refuses to give it back."""
+    booked = {one["reference"]: one for one in _booked(books, "charge")}
+    ops = ours.by_payment()
+    for payment in ours.payments:
+        mine = ops[payment["payment_id"]]
+        refused = any(
+            one["routing"].get("rule") == "unwind" and one["state"] in ("declined", "needs_review") for one in mine
+        )
+        if payment["cancel_requested_at"] is None or refused:
+            continue
+        for charge in mine:
+            there = booked.get(reference(charge["operation_id"]))
+            if charge["kind"] in CHARGES and there is not None and holds(there) > 0:
+                yield Violation("I1", f"{_named(charge)} was cancelled, and the PSP still holds {holds(there)}")
 
 
 # -- I4, I6: the record ---------------------------------------------------------------------------------------------------------
@@ -390,6 +420,13 @@ def totals_agree(ours: Ours, books: Books, *, settled: bool = True) -> Iterator[
                     "I7",
                     f"payment {payment['payment_id']}: {minor} is {payment[minor]}, the PSP's book says {there.get(name, 0)}",
                 )
+
+
+def asked_for_what_was_there(ours: Ours) -> Iterator[Violation]:
+    """I7: nothing was asked of a PSP that it had to refuse because the amount was not there: the totals here forbid it before."""
+    for operation in ours.operations:
+        if operation["state"] == "declined" and operation["raw_code"] in BROKEN_RULES:
+            yield Violation("I7", f"{_named(operation)}: the PSP refused it with {operation['raw_code']}")
 
 
 def derived(ours: Ours) -> Iterator[Violation]:

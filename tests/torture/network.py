@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qs, urlsplit
 from uuid import UUID, uuid5
 
@@ -29,6 +29,7 @@ from tests.torture.loop import PROCESS, Mortal
 if TYPE_CHECKING:
     from tests.torture.world import World
 
+T = TypeVar("T")
 Json = dict[str, Any]
 PSP_URL = "http://psp.test"
 CARDS = {
@@ -120,6 +121,7 @@ class Outside:
     Attributes:
         faults: of the requests from now on.
         outage_until: no connection can be made before that moment, in the loop's time.
+        latest_s: how late a request may take effect; more than the sandbox declares makes it a liar.
         injected: how often each fault happened.
     """
 
@@ -136,6 +138,8 @@ class Outside:
         self._last_body: dict[str, bytes] = {}
         self.faults = Faults()
         self.outage_until = 0.0
+        self.latest_s = LATE_MAX_S
+        self._announced: dict[asyncio.Task[Any], float] = {}
         self.waiting: list[Mortal | None] = []
         self.injected: Counter[str] = Counter()
 
@@ -169,7 +173,7 @@ class Outside:
             case "f2":
                 await self._hang()
             case "f3":
-                self._deliver(method, url, headers, body, chance.uniform(0.5, LATE_MAX_S))
+                self._deliver(method, url, headers, body, chance.uniform(0.5, self.latest_s))
                 await self._hang()
             case "f4":
                 if chance.random() < 0.5:
@@ -205,6 +209,9 @@ class Outside:
         if not self.webhooks.sent:
             return
         raw = msgspec.to_builtins(operation)
+        if operation.status == "pending" and operation.settles_at is not None:
+            # The simulator settles when somebody asks; a real PSP does so by itself.
+            self._later(3.0, self.book(f"sk_sandbox_{operation.account}"))
         self._messages += 1
         event, chance = f"evt_{self._messages}", self._chance
         if chance.random() < self.webhooks.lost:
@@ -227,9 +234,26 @@ class Outside:
                 delay_s = chance.uniform(10, 3600)
             else:
                 delay_s = chance.uniform(0, 5)
-        self._world.loop.create_task(self._tell(event, raw, delay_s), context=self._world.outside.copy())
+        self._later(delay_s, self._tell(event, raw))
 
-    async def _tell(self, event: str, raw: Json, delay_s: float) -> None:
+    def _later(self, delay_s: float, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Do it then, and let ``next_at`` know."""
+
+        async def wait() -> T:
+            await asyncio.sleep(delay_s)
+            return await work
+
+        task = self._world.loop.create_task(wait(), context=self._world.outside.copy())
+        self._announced[task] = self._world.loop.time() + delay_s
+        task.add_done_callback(self._announced.pop, context=self._world.outside)
+        return task
+
+    @property
+    def next_at(self) -> float | None:
+        """When the next thing happens out there that is known to happen, in the loop's time; ``None`` when there is nothing."""
+        return min(self._announced.values(), default=None)
+
+    async def _tell(self, event: str, raw: Json) -> None:
         """Until somebody has taken it in. ``Payments.tell`` is what the inbox of webhooks calls for each message that it has stored."""
         shop, account = next(
             (shop, account) for shop in self._world.merchants for account in shop.accounts if account.api_key.endswith(f"_{raw['account']}")
@@ -245,7 +269,7 @@ class Outside:
             metadata=raw.get("metadata") or {},
         )
         account_id = UUID(account.account_id)
-        for pause_s in (delay_s, 1.0, 5.0, 30.0, 60.0, 300.0, 900.0):
+        for pause_s in (0.0, 1.0, 5.0, 30.0, 60.0, 300.0, 900.0):
             await asyncio.sleep(pause_s * self._chance.uniform(0.9, 1.1))
             try:
                 status, said = await self._world.request(
@@ -283,7 +307,6 @@ class Outside:
         """Bring a request to the PSP, which then acts, whatever becomes of the one that asked."""
 
         async def arrive() -> tuple[int, dict[str, str], bytes]:
-            await asyncio.sleep(delay_s)
             answer = await self._call(method, url, headers, body)
             if method == "POST" and answer[0] in (200, 402):
                 self._booked_at.setdefault(_word(body, "reference"), self._world.loop.time())
@@ -292,7 +315,7 @@ class Outside:
             )
             return answer
 
-        return self._world.loop.create_task(arrive(), context=self._world.outside.copy())
+        return self._later(delay_s, arrive())
 
     async def _answered(
         self, method: str, url: str, headers: dict[str, str], body: bytes, delay_s: float

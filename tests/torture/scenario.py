@@ -143,7 +143,7 @@ class Scenario:
     def _unleash(self) -> None:
         """Choose what goes wrong in this run."""
         chance, world = self._chance, self._world
-        self.profile = chance.choice(("calm", "psp", "late", "database", "kill", "outage", "hang", "contradiction", "all", "all", "all", "all"))
+        self.profile = chance.choice(("calm", "psp", "late", "database", "kill", "outage", "hang", "contradiction", "surprise", "all", "all", "all", "all"))
         share = chance.choice((0.03, 0.1, 0.25))
         name = self.profile
         everything = name == "all"
@@ -179,7 +179,12 @@ class Scenario:
             world.mean_life = chance.choice((60, 200, 600))
             for process in [*world.gateways, *world.workers]:
                 process.life = 1 + chance.expovariate(1 / world.mean_life)
-        if name == "contradiction":
+        if name == "surprise":
+            # What was given up is charged after all; only the PSP's message tells.
+            world.psp.faults = network.Faults(f3=share * 2)
+            world.psp.latest_s = 1800.0
+            world.psp.webhooks = network.Webhooks(sent=True, lost=0.0)
+        elif name == "contradiction":
             world.psp.webhooks = network.Webhooks(sent=True, false=0.3)
         elif chance.random() < 0.6:
             world.psp.webhooks = network.Webhooks(sent=True, lost=chance.choice((0.0, 0.3)))
@@ -198,11 +203,14 @@ class Scenario:
         waiting = await self._open()
         mine = _undecided(waiting)
         patience = CONVERGENCE_MAX_S + 4 * began
-        while waiting:
+        while waiting or world.psp.next_at is not None:
             if world.loop.time() - began > REST_MAX_S:
                 return  # The invariants tell what is still open.
             due = [datetime.fromisoformat(one["sweep_at"]) for one in waiting if one["sweep_at"] is not None]
-            pause = (min(due) - clock.now()).total_seconds() if due else 60.0
+            pauses = [(moment - clock.now()).total_seconds() for moment in due]
+            if world.psp.next_at is not None:
+                pauses.append(world.psp.next_at - world.loop.time())
+            pause = min(pauses, default=60.0)
             if pause > 10 and not world.psp.busy:
                 world.loop.jump(world.loop.time() + pause)
             await clock.sleep(0.5)
