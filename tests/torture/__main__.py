@@ -7,6 +7,10 @@ import os
 import sys
 
 
+def _numbers(text: str) -> list[int]:
+    return [int(one) for one in text.split(",")]
+
+
 def main() -> int:
     """Parse and run."""
     parser = argparse.ArgumentParser(
@@ -19,10 +23,19 @@ def main() -> int:
     sim.add_argument("--seed", type=int, help="replay this one and show all of it")
     sim.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 2) // 2), help="processes")
     sim.add_argument("--patience", type=int, default=5, help="stop after so many failures")
+    sim.add_argument("--spare", type=_numbers, default=[], help="leave these seeds out: 3,7,11")
+    bugs = commands.add_parser("mutants", help="put bugs into a copy of the code; each must make a run fail")
+    bugs.add_argument("names", nargs="*", help="only those whose name holds one of these words")
+    bugs.add_argument("--seeds", type=int, default=600, help="after so many a mutant has survived (default 600)")
+    bugs.add_argument("--jobs", type=int, default=2, help="mutants at a time")
     given = parser.parse_args()
+    if given.command == "mutants":
+        from tests.torture import mutants
+
+        return mutants.main(given.names, given.seeds, given.jobs)
     from tests.torture import sim as runs
 
-    return runs.main(given.first, given.seeds, given.jobs, replay=given.seed, patience=given.patience)
+    return runs.main(given.first, given.seeds, given.jobs, replay=given.seed, patience=given.patience, spared=given.spare)
 
 
 if __name__ == "__main__":

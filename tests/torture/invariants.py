@@ -211,7 +211,9 @@ def charged_there_is_known_here(ours: Ours, books: Books, *, settled: bool = Tru
             if operation["psp_account_id"] != account:
                 yield Violation("I2", f"{_named(operation)} went to account {account}")
             if booked["status"] == "succeeded" and operation["state"] not in ("succeeded", "surplus"):
-                if operation["state"] in FINAL or settled:
+                # A void may meet the charge a moment after it went through: it is taken back, and ended here as given up.
+                taken_back = operation["state"] == "expired" and holds(booked) == 0
+                if (operation["state"] in FINAL or settled) and not taken_back:
                     yield Violation("I2", f"{_named(operation)} took effect at the PSP as {booked['id']}")
             elif booked["status"] == "pending" and operation["state"] in FINAL - {"succeeded", "surplus"}:
                 yield Violation("I2", f"{_named(operation)} is still pending at the PSP as {booked['id']}")
@@ -327,11 +329,13 @@ def _walks(ours: Ours) -> Iterator[tuple[Json, list[tuple[str, str]]]]:
             voided.add(operation["parent_id"])
     for operation in ours.operations:
         walk = steps[operation["operation_id"]]
-        if operation["operation_id"] in voided and operation["kind"] in CHARGES and operation["code"] == "canceled":
+        if operation["operation_id"] in voided and operation["kind"] in CHARGES:
             # The void's own event tells that the charge which waited for its payer has ended with it.
-            last = walk[-1][1] if walk else "submitted"
+            before = [after for _, after in walk]
+            ended = next((index for index, step in enumerate(walk) if step[0] == "expired"), len(walk))
+            last = before[ended - 1] if ended else "submitted"
             if last in ("requires_action", "pending"):
-                walk = [*walk, (last, "expired")]
+                walk = [*walk[:ended], (last, "expired"), *walk[ended:]]
         yield operation, walk
 
 

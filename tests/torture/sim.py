@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -107,8 +107,16 @@ class Tally:
         )
 
 
-def main(first: int, count: int, jobs: int, *, replay: int | None = None, patience: int = 5) -> int:
-    """Run seeds; prints what failed with the command that repeats it. Returns the exit code."""
+def failing(superuser_url: str, count: int, jobs: int) -> list[int]:
+    """The seeds among the first ``count`` that fail."""
+    outcomes = _outcomes(superuser_url, f"torture_{os.getpid()}", range(count), jobs)
+    return sorted(one.seed for one in outcomes if one.violations)
+
+
+def main(
+    first: int, count: int, jobs: int, *, replay: int | None = None, patience: int = 5, spared: Sequence[int] = ()
+) -> int:
+    """Run seeds but for ``spared``; prints what failed with the command that repeats it. Returns the exit code."""
     with postgres() as url:
         name = f"torture_{os.getpid()}"
         if replay is not None:
@@ -119,7 +127,7 @@ def main(first: int, count: int, jobs: int, *, replay: int | None = None, patien
                 print(f"  {violation}")
             return 1 if outcome.violations else 0
         tally = Tally()
-        for outcome in _outcomes(url, name, range(first, first + count), jobs):
+        for outcome in _outcomes(url, name, [seed for seed in range(first, first + count) if seed not in spared], jobs):
             tally.add(outcome)
             if outcome.violations:
                 print(
@@ -135,7 +143,7 @@ def main(first: int, count: int, jobs: int, *, replay: int | None = None, patien
         return 1 if tally.failed else 0
 
 
-def _outcomes(url: str, name: str, seeds: range, jobs: int) -> Iterator[Outcome]:
+def _outcomes(url: str, name: str, seeds: Sequence[int], jobs: int) -> Iterator[Outcome]:
     """Of all seeds; in their order when one process runs them."""
     if jobs == 1:
         with bench(url, name) as play:
