@@ -28,14 +28,23 @@ def main() -> int:
     bugs.add_argument("names", nargs="*", help="only those whose name holds one of these words")
     bugs.add_argument("--seeds", type=int, default=600, help="after so many a mutant has survived (default 600)")
     bugs.add_argument("--jobs", type=int, default=2, help="mutants at a time")
+    tales = commands.add_parser("shuffles", help="what a PSP says, told in every order: one state at the end")
+    tales.add_argument("--count", type=int, default=10_000, help="tellings in all (default 10000)")
+    tales.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
+    if given.command == "shuffles":
+        from tests.torture import shuffles
+
+        return shuffles.main(given.count, given.seed)
     if given.command == "mutants":
         from tests.torture import mutants
 
         return mutants.main(given.names, given.seeds, given.jobs)
     from tests.torture import sim as runs
 
-    return runs.main(given.first, given.seeds, given.jobs, replay=given.seed, patience=given.patience, spared=given.spare)
+    return runs.main(
+        given.first, given.seeds, given.jobs, replay=given.seed, patience=given.patience, spared=given.spare
+    )
 
 
 if __name__ == "__main__":

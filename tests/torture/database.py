@@ -21,11 +21,11 @@ import asyncpg
 import msgspec
 from sqlalchemy.exc import InterfaceError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
+from tests.torture.loop import PROCESS
 
 from clearspan.platform import schema
 from clearspan.platform.db import SESSION, Database
 from clearspan.settings import DatabaseSettings
-from tests.torture.loop import PROCESS
 
 if TYPE_CHECKING:
     from tests.torture.world import World

@@ -242,7 +242,6 @@ def succeeded_here_is_true_there(ours: Ours, books: Books) -> Iterator[Violation
                 "I3", f"{_named(operation)} has the reference {operation['psp_ref']}, the PSP's is {found['id']}"
             )
 
-
     amounts = {one["operation_id"]: (one["amount_minor"], one["currency"]) for one in ours.operations}
     for fact in ours.facts:
         if fact["observed"] == "succeeded" and fact["amount_minor"] is not None:
@@ -299,7 +298,9 @@ def one_event_per_transition(ours: Ours) -> Iterator[Violation]:
             told[payment_id].add(event["sequence"])
     for payment in ours.payments:
         missing = set(range(1, payment["sequence"] + 1)) - told[payment["payment_id"]]
-        if missing and payment["disputed_minor"] + payment["returned_minor"] == 0:  # A dispute's event has its own sequence.
+        if (
+            missing and payment["disputed_minor"] + payment["returned_minor"] == 0
+        ):  # A dispute's event has its own sequence.
             yield Violation("I6", f"payment {payment['payment_id']}: no event for the sequences {sorted(missing)}")
         if told[payment["payment_id"]] - set(range(1, payment["sequence"] + 1)):
             yield Violation("I6", f"payment {payment['payment_id']}: events beyond the sequence {payment['sequence']}")
@@ -401,7 +402,11 @@ def totals_agree(ours: Ours, books: Books, *, settled: bool = True) -> Iterator[
         expected = {"authorized_minor": charge["amount_minor"] if charge else 0}
         if charge is not None:
             expected["captured_minor"] = charge["amount_minor"] if charge["kind"] == "purchase" else total("capture")
-        surplus = {one["operation_id"]: one["amount_minor"] for one in mine if one["kind"] in CHARGES and one["state"] == "surplus"}
+        surplus = {
+            one["operation_id"]: one["amount_minor"]
+            for one in mine
+            if one["kind"] in CHARGES and one["state"] == "surplus"
+        }
         returned = sum(
             one["amount_minor"]
             for one in mine
@@ -440,7 +445,9 @@ def derived(ours: Ours) -> Iterator[Violation]:
         payment = msgspec.convert(row, Payment, strict=False)
         mine = [msgspec.convert(one, Operation, strict=False) for one in ops[row["payment_id"]]]
         disputes = [
-            msgspec.convert(one, Dispute, strict=False) for one in ours.disputes if one["payment_id"] == row["payment_id"]
+            msgspec.convert(one, Dispute, strict=False)
+            for one in ours.disputes
+            if one["payment_id"] == row["payment_id"]
         ]
         again = derive(payment, mine, disputes)
         if again != payment:

@@ -16,15 +16,14 @@ from uuid import UUID, uuid5
 
 import httpx
 import msgspec
+from tests.torture.loop import PROCESS, Mortal
+
+from clearspan.platform import ids, outbound
+from clearspan.sdk import Money, OperationNews, Outcome, PspContext, VaultProvider
 from clearspan_psp_sandbox import SandboxPsp, SandboxPspConfig
 from clearspan_psp_sandbox.api import Api
 from clearspan_psp_sandbox.bank import Operation
 from clearspan_psp_sandbox.book import Line
-
-from clearspan.platform import outbound
-from clearspan.sdk import Money, OperationNews, PspContext, VaultProvider
-
-from tests.torture.loop import PROCESS, Mortal
 
 if TYPE_CHECKING:
     from tests.torture.world import World
@@ -65,6 +64,8 @@ class Faults(msgspec.Struct, kw_only=True):
     f12: float = 0.0
     twice: float = 0.0
     """A proxy sends the request a second time."""
+    f5_after: float = 0.0
+    """The request takes effect at once, and its answer is lost."""
     slow: float = 0.0
     """The answer takes up to 20 seconds."""
 
@@ -122,6 +123,7 @@ class Outside:
         faults: of the requests from now on.
         outage_until: no connection can be made before that moment, in the loop's time.
         latest_s: how late a request may take effect; more than the sandbox declares makes it a liar.
+        record: whether answers that were lost and messages that nobody sent are kept in ``recorded``, instead of told.
         injected: how often each fault happened.
     """
 
@@ -133,6 +135,8 @@ class Outside:
         self._app._bank.apply = self._booked
         self._adapter = SandboxPsp(SandboxPspConfig(url=PSP_URL), PspContext(http=None, vault_http=None))  # type: ignore[arg-type]
         self._messages = 0
+        self.record = False
+        self.recorded: list[tuple[str, Json]] = []
         self.webhooks = Webhooks()
         self._booked_at: dict[str, float] = {}
         self._last_body: dict[str, bytes] = {}
@@ -185,6 +189,11 @@ class Outside:
                     if chance.random() < 0.5:
                         await asyncio.shield(delivery)
                 raise httpx.ReadError("simulated: reset")
+            case "f5_after":
+                status, _, answer = await self._answered(method, url, headers, body, 0)
+                if self.record and status in (200, 402):
+                    self.recorded.append(("response", msgspec.json.decode(answer)))
+                raise httpx.ReadError("simulated: reset")
             case "f10":
                 return 429, {"retry-after": "5"}, b'{"error": {"code": "rate_limited", "message": "slow down"}}'
             case "twice":
@@ -206,6 +215,8 @@ class Outside:
 
     def _booked(self, operation: Operation) -> None:
         self._apply(operation)
+        if self.record:
+            self.recorded.append(("webhook", msgspec.to_builtins(operation)))
         if not self.webhooks.sent:
             return
         raw = msgspec.to_builtins(operation)
@@ -256,18 +267,12 @@ class Outside:
     async def _tell(self, event: str, raw: Json) -> None:
         """Until somebody has taken it in. ``Payments.tell`` is what the inbox of webhooks calls for each message that it has stored."""
         shop, account = next(
-            (shop, account) for shop in self._world.merchants for account in shop.accounts if account.api_key.endswith(f"_{raw['account']}")
+            (shop, account)
+            for shop in self._world.merchants
+            for account in shop.accounts
+            if account.api_key.endswith(f"_{raw['account']}")
         )
-        news = OperationNews(
-            kind=raw["kind"],
-            outcome=self._adapter._outcome(raw, raw["reference"], looked_up=True),
-            reference=raw["reference"],
-            psp_ref=raw["id"],
-            charge_ref=raw.get("charge"),
-            amount=Money(raw["amount"], raw["currency"]),
-            capture=raw.get("capture"),
-            metadata=raw.get("metadata") or {},
-        )
+        news = self.news(raw)
         account_id = UUID(account.account_id)
         for pause_s in (0.0, 1.0, 5.0, 30.0, 60.0, 300.0, 900.0):
             await asyncio.sleep(pause_s * self._chance.uniform(0.9, 1.1))
@@ -275,7 +280,11 @@ class Outside:
                 status, said = await self._world.request(
                     self._chance.choice(self._world.gateways),
                     lambda gateway: gateway.payments.tell(
-                        shop.caller.scope, "req_webhook", account_id=account_id, news=news, fact_id=uuid5(account_id, event)
+                        shop.caller.scope,
+                        "req_webhook",
+                        account_id=account_id,
+                        news=news,
+                        fact_id=uuid5(account_id, event),
                     ),
                 )
             except ConnectionError:
@@ -283,6 +292,23 @@ class Outside:
             self._world.note(f"webhook {event} {raw['kind']} {raw['reference']} {raw['status']} -> {status} {said}")
             if status == 200 and said != "null":
                 return
+
+    def outcome(self, raw: Json) -> Outcome:
+        """How the adapter reads what the simulator says of an operation."""
+        return self._adapter._outcome(raw, raw["reference"], looked_up=True)
+
+    def news(self, raw: Json) -> OperationNews:
+        """A message of the simulator's."""
+        return OperationNews(
+            kind=raw["kind"],
+            outcome=self.outcome(raw),
+            reference=raw["reference"],
+            psp_ref=raw["id"],
+            charge_ref=raw.get("charge"),
+            amount=Money(raw["amount"], raw["currency"]),
+            capture=raw.get("capture"),
+            metadata=raw.get("metadata") or {},
+        )
 
     @property
     def busy(self) -> bool:
@@ -442,6 +468,11 @@ def client(outside: Outside, timeout_s: float, vault: VaultProvider | None) -> h
     if vault is not None:
         transport = outbound.VaultTransport(transport, vault)
     return httpx.AsyncClient(transport=transport, timeout=None, follow_redirects=False, trust_env=False)  # noqa: S113
+
+
+def operation_of(reference: str, prefix: str = "op") -> UUID:
+    """The id in a public one."""
+    return ids.decode(prefix, reference)
 
 
 def _word(body: bytes, name: str) -> str:

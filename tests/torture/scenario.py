@@ -14,7 +14,11 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from clearspan_psp_sandbox.cards import FOLLOW_UP_REFUSED_AMOUNT
+from tests.torture import database, invariants, network
+from tests.torture.database import Server
+from tests.torture.invariants import Answered, Violation
+from tests.torture.loop import Stuck
+from tests.torture.world import Lost, Merchant, Process, World
 
 from clearspan.app import Gateway
 from clearspan.payments.schemas import (
@@ -28,11 +32,7 @@ from clearspan.payments.schemas import (
 from clearspan.platform import clock
 from clearspan.platform.plugins import Plugins
 from clearspan.settings import Settings
-from tests.torture import database, invariants, network
-from tests.torture.database import Server
-from tests.torture.invariants import Answered, Violation
-from tests.torture.loop import Stuck
-from tests.torture.world import Lost, Merchant, Process, World
+from clearspan_psp_sandbox.cards import FOLLOW_UP_REFUSED_AMOUNT
 
 Json = dict[str, Any]
 TRIES_MAX = 6
@@ -124,7 +124,7 @@ class Scenario:
         clients = [
             Client(
                 world, chance.choice(world.merchants), random.Random(chance.random()), chance.uniform(0, span)
-            ).shop()  # noqa: S311
+            ).shop()
             for _ in range(chance.randint(4, 14))
         ]
         async with asyncio.TaskGroup() as group:
@@ -143,7 +143,23 @@ class Scenario:
     def _unleash(self) -> None:
         """Choose what goes wrong in this run."""
         chance, world = self._chance, self._world
-        self.profile = chance.choice(("calm", "psp", "late", "database", "kill", "outage", "hang", "contradiction", "surprise", "all", "all", "all", "all"))
+        self.profile = chance.choice(
+            (
+                "calm",
+                "psp",
+                "late",
+                "database",
+                "kill",
+                "outage",
+                "hang",
+                "contradiction",
+                "surprise",
+                "all",
+                "all",
+                "all",
+                "all",
+            )
+        )
         share = chance.choice((0.03, 0.1, 0.25))
         name = self.profile
         everything = name == "all"
@@ -186,7 +202,7 @@ class Scenario:
             world.psp.webhooks = network.Webhooks(sent=True, lost=0.0)
         elif name == "contradiction":
             world.psp.webhooks = network.Webhooks(sent=True, false=0.3)
-        elif chance.random() < 0.6:
+        elif chance.random() < (0.2 if name == "late" else 0.6):
             world.psp.webhooks = network.Webhooks(sent=True, lost=chance.choice((0.0, 0.3)))
         world.note(f"profile {name}, share {share}")
 
@@ -360,7 +376,7 @@ class Client:
                     (self._refund, self._refund, self._refund_twice, self._capture, self._leave)
                 )(payment)
             case "processing":
-                if chance.random() < 0.3:
+                if chance.random() < 0.4:
                     return await self._cancel(payment)
                 await clock.sleep(chance.choice((0.2, 3.0, 20.0)))
                 return await self._look(payment) if chance.random() < 0.8 else await self._confirm(payment)

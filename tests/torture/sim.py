@@ -13,14 +13,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
+from tests.torture import database, scenario
+from tests.torture.scenario import Outcome
+from tests.torture.world import log_into
 
 from clearspan.platform import plugins
 from clearspan.platform.embedded_postgres import EmbeddedPostgres
 from clearspan.platform.plugins import Plugins
 from clearspan.settings import Settings, load
-from tests.torture import database, scenario
-from tests.torture.scenario import Outcome
-from tests.torture.world import log_into
 
 DATABASE_URL = "CLEARSPAN_TEST_DATABASE_URL"
 
@@ -46,6 +46,18 @@ def postgres() -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="clearspan-torture-") as folder:
         with EmbeddedPostgres(Path(folder) / "postgres") as server:
             yield server.superuser_url
+
+
+@contextmanager
+def database_of(superuser_url: str, name: str) -> Iterator[database.Server]:
+    """A database of its own, and connections to it."""
+    urls = database.prepare(superuser_url, name)
+    log_into(lambda _: None)
+    try:
+        with database.Server(urls) as server:
+            yield server
+    finally:
+        database.drop(superuser_url, name)
 
 
 @contextmanager
@@ -92,7 +104,7 @@ class Tally:
         found = sorted(self.convergence_s)
         at: Callable[[float], float] = lambda share: (
             found[min(len(found) - 1, int(len(found) * share))] if found else 0.0
-        )  # noqa: E731
+        )
         counts = self.counts
         return "\n".join(
             (

@@ -19,6 +19,10 @@ from uuid import UUID
 import httpx
 import msgspec
 import structlog
+from tests.torture import network
+from tests.torture.database import Desk, Server, SimulatedDatabase
+from tests.torture.invariants import Answered
+from tests.torture.loop import PROCESS, Trace, VirtualClock, VirtualLoop
 
 import clearspan.app
 from clearspan.access.keys import SCOPES
@@ -33,10 +37,6 @@ from clearspan.psps.schemas import PspAccountCreate
 from clearspan.sdk import VaultProvider
 from clearspan.settings import Settings
 from clearspan.worker import Jobs, Sweeper
-from tests.torture import network
-from tests.torture.database import Desk, Server, SimulatedDatabase
-from tests.torture.invariants import Answered
-from tests.torture.loop import PROCESS, Trace, VirtualClock, VirtualLoop
 
 T = TypeVar("T")
 Json = dict[str, Any]
@@ -152,7 +152,7 @@ class World:
         real_client, real_database = outbound.client, clearspan.app.Database
 
         def client(
-            connect_timeout_s: float,  # noqa: ARG001
+            connect_timeout_s: float,
             timeout_s: float,
             vault: VaultProvider | None = None,
         ) -> httpx.AsyncClient:
@@ -312,6 +312,11 @@ class World:
 
     async def _store(self, scope: Scope, key_id: UUID, methods: dict[str, UUID]) -> None:
         now = clock.now()
+        # The one thing that the database may draw by lot.
+        await self.server.superuser.execute(
+            "UPDATE psp_accounts SET webhook_token = 'whk_' || md5(psp_account_id::text) WHERE tenant_id = $1",
+            scope.tenant_id,
+        )
         await self.server.superuser.execute(
             "INSERT INTO api_keys (tenant_id, live, key_id, prefix, secret_hmac, name, scopes, created_at)"
             " VALUES ($1, $2, $3, 'torture0', '', 'torture', $4, $5)",
