@@ -244,14 +244,15 @@ def succeeded_here_is_true_there(ours: Ours, books: Books) -> Iterator[Violation
 
     amounts = {one["operation_id"]: (one["amount_minor"], one["currency"]) for one in ours.operations}
     for fact in ours.facts:
-        if fact["observed"] == "succeeded" and fact["amount_minor"] is not None:
-            if (fact["amount_minor"], fact["currency"]) != amounts[fact["operation_id"]]:
-                told = f"{fact['amount_minor']} {fact['currency']}, asked for was {amounts[fact['operation_id']]}"
-                yield Violation("I3", f"{reference(fact['operation_id'])}: a success over {told} was believed")
+        said, asked = (fact["amount_minor"], fact["currency"]), amounts[fact["operation_id"]]
+        if fact["observed"] == "succeeded" and said[0] is not None and said != asked:
+            yield Violation(
+                "I3", f"{reference(fact['operation_id'])}: a success over {said} was believed, asked was {asked}"
+            )
 
 
 def canceled_is_given_back(ours: Ours, books: Books) -> Iterator[Violation]:
-    """I1, of what was cancelled while its outcome was open: no charge of it holds money, unless the PSP refuses to give it back."""
+    """I1, of what was cancelled while its outcome was open: no charge of it holds money, unless the PSP refused."""
     booked = {one["reference"]: one for one in _booked(books, "charge")}
     ops = ours.by_payment()
     for payment in ours.payments:
@@ -539,7 +540,7 @@ def _booked(books: Books, kind: str) -> Iterator[Json]:
 def _best(book: Sequence[Json]) -> Iterable[Json]:
     """Of several entries with one reference the one that took effect, else the newest."""
     best: dict[tuple[str, str], Json] = {}
-    rank: Callable[[Json], int] = lambda one: ("declined", "canceled", "requires_action", "pending", "succeeded").index(  # noqa: E731
+    rank: Callable[[Json], int] = lambda one: ("declined", "canceled", "requires_action", "pending", "succeeded").index(
         one["status"]
         if one["status"] in ("declined", "canceled", "requires_action", "pending", "succeeded")
         else "canceled"

@@ -1,7 +1,7 @@
 """Bugs that we put into the code on purpose: the bench is worth something only if it finds them.
 
-Each mutant is applied to a copy of the sources and must make seeded runs fail. A mutant whose text is not found exactly once is an
-error: the code has moved on and the mutant must follow it. Seeds that fail without any mutant do not count.
+Each mutant is applied to a copy of the sources and must make seeded runs fail. A mutant whose text is not found exactly once
+is an error: the code has moved on and the mutant must follow it. Seeds that fail without any mutant do not count.
 """
 
 from __future__ import annotations
@@ -132,7 +132,8 @@ MUTANTS: tuple[Mutant, ...] = (
             "-- p->'operation': {want: charge|capture|void|refund",
             "CREATE OR REPLACE FUNCTION payment_open_dry_{{v}}(p jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$\n"
             "DECLARE\n    r jsonb;\nBEGIN\n    BEGIN\n        r := payment_open_{{v}}(p);\n"
-            "        RAISE EXCEPTION USING ERRCODE = 'CS999';\n    EXCEPTION WHEN SQLSTATE 'CS999' THEN\n        NULL;\n    END;\n"
+            "        RAISE EXCEPTION USING ERRCODE = 'CS999';\n    EXCEPTION WHEN SQLSTATE 'CS999' THEN\n"
+            "        NULL;\n    END;\n"
             "    RETURN r;\nEND $$;\n\n-- p->'operation': {want: charge|capture|void|refund",
         ),
         (
@@ -231,7 +232,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "what is being captured can be captured again",
         (
             _PAYMENTS,
-            "        ELSE\n            left_minor := pay.authorized_minor - pay.captured_minor - pay.capture_pending_minor - pay.voided_minor;",
+            "        ELSE\n            left_minor := pay.authorized_minor - pay.captured_minor - pay.capture_pending_minor"
+            " - pay.voided_minor;",
             "        ELSE\n            left_minor := pay.authorized_minor - pay.captured_minor - pay.voided_minor;",
         ),
     ),
@@ -256,9 +258,11 @@ MUTANTS: tuple[Mutant, ...] = (
         (
             _PAYMENTS,
             "BEGIN\n    INSERT INTO journal (",
-            "BEGIN\n    IF event_type = 'payment.captured' THEN\n        INSERT INTO journal (tenant_id, live, event_id, type, subject_type,"
+            "BEGIN\n    IF event_type = 'payment.captured' THEN\n        INSERT INTO journal (tenant_id, live, event_id, type,"
+            " subject_type,"
             " subject_id, sequence, customer_id, actor_type, actor_id, request_id, data, at) VALUES ((p->>'tenant_id')::uuid,"
-            " (p->>'live')::boolean, gen_random_uuid(), event_type, subject, subject_id, subject_sequence, customer, p->>'actor_type',"
+            " (p->>'live')::boolean, gen_random_uuid(), event_type, subject, subject_id, subject_sequence, customer,"
+            " p->>'actor_type',"
             " p->>'actor_id', p->>'request_id', told, (p->>'now')::timestamptz);\n    END IF;\n    INSERT INTO journal (",
         ),
     ),

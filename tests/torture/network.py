@@ -1,7 +1,8 @@
 """The world outside: the sandbox PSP's simulator and a vault, in this process, behind a network that loses and breaks things.
 
-The transport raises exactly what ``platform.outbound.PreciseTransport`` would: ``ConnectError`` only when not a byte was written,
-else ``ReadTimeout`` and ``ReadError``. The PSP's own work belongs to no gateway process: it goes on when the one that asked is dead.
+The transport raises exactly what ``platform.outbound.PreciseTransport`` would: ``ConnectError`` only when not a byte was
+written, else ``ReadTimeout`` and ``ReadError``. The PSP's own work belongs to no gateway process: it goes on when the one
+that asked is dead.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ LAG_MAX_S = 0.9
 
 
 class Faults(msgspec.Struct, kw_only=True):
-    """How often each fault of the network and the PSP happens, as a share of all requests; see docs/reliability.md for the codes."""
+    """How often each fault of the network and the PSP happens, as a share of all requests; docs/reliability.md has the codes."""
 
     refused: float = 0.0
     """F5: the connection cannot be made, not a byte is written."""
@@ -211,7 +212,7 @@ class Outside:
         self._last_body[method + url] = answer
         return status, given, answer
 
-    # -- what the PSP tells unasked -----------------------------------------------------------------------------------------------
+    # -- what the PSP tells unasked ---------------------------------------------------------------------------------------------
 
     def _booked(self, operation: Operation) -> None:
         self._apply(operation)
@@ -265,7 +266,7 @@ class Outside:
         return min(self._announced.values(), default=None)
 
     async def _tell(self, event: str, raw: Json) -> None:
-        """Until somebody has taken it in. ``Payments.tell`` is what the inbox of webhooks calls for each message that it has stored."""
+        """Until somebody has taken it in. ``Payments.tell`` is what the inbox calls for each message that it has stored."""
         shop, account = next(
             (shop, account)
             for shop in self._world.merchants

@@ -1,8 +1,8 @@
 """What happens in a run: merchants and payers who behave as badly as real ones, and a time in which everything may break.
 
-A run has three parts. First clients make payments while faults happen and processes are killed. Then the faults stop, and the workers
-alone bring everything to rest; how long that takes in virtual time is measured. At the end the invariants are checked, once in the
-middle and once here.
+A run has three parts. First clients make payments while faults happen and processes are killed. Then the faults stop, and the
+workers alone bring everything to rest; how long that takes in virtual time is measured. At the end the invariants are
+checked, once in the middle and once here.
 """
 
 from __future__ import annotations
@@ -239,7 +239,7 @@ class Scenario:
                         [
                             Violation(
                                 "I9",
-                                f"the outcome of {found} was found out only {self.convergence_s[-1]:.0f} s after the faults had stopped",
+                                f"the outcome of {found} was found out {self.convergence_s[-1]:.0f} s after the faults stopped",
                             )
                         ]
                     )

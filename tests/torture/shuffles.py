@@ -1,8 +1,8 @@
 """Any order, any repetition: what a PSP says about a payment ends in the same state however it arrives.
 
-Each tale is played with the real gateway and the simulator, and all that the PSP says about it is written down: the answers to our
-requests (which the gateway never saw) and its messages. Then the same tale is told to a fresh, equal payment in another order, with
-repetitions; the state at the end must be equal but for ids and times.
+Each tale is played with the real gateway and the simulator, and all that the PSP says about it is written down: the answers
+to our requests (which the gateway never saw) and its messages. Then the same tale is told to a fresh, equal payment in
+another order, with repetitions; the state at the end must be equal but for ids and times.
 """
 
 from __future__ import annotations
@@ -326,46 +326,53 @@ async def state(world: World, merchant: Merchant, payment_id: str) -> tuple[str,
     return hashlib.sha256(msgspec.json.encode(seen, order="deterministic")).hexdigest(), seen
 
 
-def tell_all(
-    name: str, seed: int, count: int, server: Server, settings: Settings, plugins: Plugins
-) -> tuple[int, list[str]]:
-    """Tell one tale in ``count`` orders. Gives how many were told, and what was wrong."""
-    chance = random.Random(f"{seed}/{name}")  # noqa: S311
-    wanted: dict[str, Any] = {}
-    wrong: list[str] = []
-    told = 0
-    plan: Iterator[list[int]] | None = None
-    while told < count and not wrong:
-        world = World(hash_of(seed, name, told), server, settings, plugins)
-        with world.entered():
+class Telling:
+    """One tale, told in many orders; stops at the first that ends otherwise.
 
-            async def play() -> None:
-                nonlocal told, plan
-                world.start(gateways=1, workers=0)
-                world.psp.record = True
-                merchant = await world.open_shop(f"shuffle-{world.seed}", 1)
-                for number in range(min(PER_WORLD, count - told)):
-                    stage = Stage(world, merchant, number)
-                    await TALES[name](stage, merchant)
-                    plan = plan or orders(len(stage.messages), chance)
-                    order = next(plan)
-                    for index in order:
-                        await stage.tell(stage.messages[index])
-                    digest, seen = await state(world, merchant, stage.payment_id)
-                    told += 1
-                    if not wanted:
-                        wanted.update(digest=digest, seen=seen, order=order)
-                    elif wanted["digest"] != digest:
-                        wrong.append(_difference(name, wanted, seen, [stage.messages[index].name for index in order]))
-                        return
+    Attributes:
+        told: how many were told.
+        wrong: what was wrong, or empty.
+    """
 
-            try:
-                world.loop.run_until_complete(play())
-            except (AssertionError, Lost) as error:
-                wrong.append(f"{name}: {error}")
-            finally:
-                server.clean([one.tenant_id for one in world.merchants])
-    return told, wrong
+    def __init__(self, name: str, seed: int) -> None:
+        self._name = name
+        self._seed = seed
+        self._chance = random.Random(f"{seed}/{name}")
+        self._plan: Iterator[list[int]] | None = None
+        self._first: tuple[str, Json] | None = None
+        self.told = 0
+        self.wrong = ""
+
+    def run(self, count: int, server: Server, settings: Settings, plugins: Plugins) -> None:
+        """Tell it ``count`` times."""
+        while self.told < count and not self.wrong:
+            world = World(hash_of(self._seed, self._name, self.told), server, settings, plugins)
+            with world.entered():
+                try:
+                    world.loop.run_until_complete(self._tell(world, min(PER_WORLD, count - self.told)))
+                except (AssertionError, Lost) as error:
+                    self.wrong = f"{self._name}: {error}"
+                finally:
+                    server.clean([one.tenant_id for one in world.merchants])
+
+    async def _tell(self, world: World, count: int) -> None:
+        world.start(gateways=1, workers=0)
+        world.psp.record = True
+        merchant = await world.open_shop(f"shuffle-{world.seed}", 1)
+        for number in range(count):
+            stage = Stage(world, merchant, number)
+            await TALES[self._name](stage, merchant)
+            self._plan = self._plan or orders(len(stage.messages), self._chance)
+            order = [stage.messages[index] for index in next(self._plan)]
+            for message in order:
+                await stage.tell(message)
+            digest, seen = await state(world, merchant, stage.payment_id)
+            self.told += 1
+            self._first = self._first or (digest, seen)
+            if self._first[0] != digest:
+                names = " ".join(message.name for message in order)
+                self.wrong = f"{self._name}, told as {names}: {_difference(self._first[1], seen)}"
+                return
 
 
 def hash_of(*parts: object) -> int:
@@ -373,13 +380,12 @@ def hash_of(*parts: object) -> int:
     return int.from_bytes(hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=6).digest(), "big")
 
 
-def _difference(name: str, wanted: Json, seen: Json, order: list[str]) -> str:
-    first = wanted["seen"]
-    changed = {
-        key: (first["payment"][key], value) for key, value in seen["payment"].items() if first["payment"][key] != value
-    }
-    rest = [(key, first[key], seen[key]) for key in ("operations", "disputes") if first[key] != seen[key]]
-    return f"{name}, told as {' '.join(order)}: {changed} {rest}"
+def _difference(first: Json, seen: Json) -> str:
+    was, now = first["payment"], seen["payment"]
+    changed = {key: (was[key], value) for key, value in now.items() if was[key] != value}
+    return (
+        f"{changed} {[(key, first[key], seen[key]) for key in ('operations', 'disputes') if first[key] != seen[key]]}"
+    )
 
 
 def main(count: int, seed: int) -> int:
@@ -389,9 +395,10 @@ def main(count: int, seed: int) -> int:
     total, failed = 0, 0
     with sim.postgres() as url, sim.database_of(url, f"torture_{os.getpid()}") as server:
         for name in TALES:
-            told, wrong = tell_all(name, seed, max(1, count // len(TALES)), server, settings, loaded)
-            total += told
-            failed += bool(wrong)
-            print(f"{name:40} {told:6} tellings  {wrong[0] if wrong else 'one state'}", flush=True)
+            telling = Telling(name, seed)
+            telling.run(max(1, count // len(TALES)), server, settings, loaded)
+            total += telling.told
+            failed += bool(telling.wrong)
+            print(f"{name:40} {telling.told:6} tellings  {telling.wrong or 'one state'}", flush=True)
     print(f"{total} tellings in {time.monotonic() - began:.0f} s, {failed} of {len(TALES)} tales failed")
     return 1 if failed else 0

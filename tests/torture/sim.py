@@ -43,9 +43,11 @@ def postgres() -> Iterator[str]:
     if given:
         yield given
         return
-    with tempfile.TemporaryDirectory(prefix="clearspan-torture-") as folder:
-        with EmbeddedPostgres(Path(folder) / "postgres") as server:
-            yield server.superuser_url
+    with (
+        tempfile.TemporaryDirectory(prefix="clearspan-torture-") as folder,
+        EmbeddedPostgres(Path(folder) / "postgres") as server,
+    ):
+        yield server.superuser_url
 
 
 @contextmanager
@@ -109,7 +111,7 @@ class Tally:
         return "\n".join(
             (
                 f"{counts['runs']} runs in {seconds:.0f} s ({counts['runs'] / seconds:.1f}/s), {len(self.failed)} failed",
-                f"  {self.virtual_s / 86_400:.1f} virtual days, {self.virtual_s / 3600 / (seconds / 60):.0f} virtual hours per minute",
+                f"  {self.virtual_s / 86_400:.1f} virtual days, {self.virtual_s / 60 / seconds:.0f} virtual hours a minute",
                 f"  {counts['payments']} payments, {counts['operations']} operations, {counts['answers']} answers,"
                 f" {counts['kills']} kills, {counts['faults']} faults outside, {counts['calls']} database calls"
                 f" ({counts['overlaps']} pairs overlapped), {counts['steps']} steps",

@@ -59,6 +59,7 @@ def server(superuser_url: str) -> Iterator[Server]:
 @pytest.mark.parametrize("name", shuffles.TALES)
 def test_any_order_ends_in_one_state(server: Server, name: str) -> None:
     settings, loaded = sim.parts()
-    told, wrong = shuffles.tell_all(name, 7, 6, server, settings, loaded)
-    assert not wrong
-    assert told == 6
+    telling = shuffles.Telling(name, seed=7)
+    telling.run(6, server, settings, loaded)
+    assert not telling.wrong
+    assert telling.told == 6

@@ -1,7 +1,7 @@
 """One simulated installation: gateway processes and workers that die and come back, on one virtual clock, before one PSP.
 
-The parts are the real ones: ``clearspan.app.Gateway`` with all its services, ``clearspan.worker.Sweeper`` and its jobs, the sandbox
-adapter. Two doors are replaced, the connections to PostgreSQL (``database``) and to the network (``network``).
+The parts are the real ones: ``clearspan.app.Gateway`` with all its services, ``clearspan.worker.Sweeper`` and its jobs, the
+sandbox adapter. Two doors are replaced, the connections to PostgreSQL (``database``) and to the network (``network``).
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ class World:
 
     def chance(self, name: str) -> random.Random:
         """A source of chance of its own for each purpose, so that more of one does not change the others."""
-        return random.Random(f"{self.seed}/{name}")  # noqa: S311
+        return random.Random(f"{self.seed}/{name}")
 
     def note(self, line: str) -> None:
         """Into the trace."""
@@ -327,8 +327,8 @@ class World:
             now,
         )
         await self.server.superuser.executemany(
-            "INSERT INTO payment_methods (tenant_id, live, payment_method_id, vault, vault_token, brand, last4, exp_month, exp_year,"
-            " fingerprint, created_at, updated_at) VALUES ($1, $2, $3, 'sandbox', $4, 'visa', $5, 12, 2040, $4, $6, $6)",
+            "INSERT INTO payment_methods (tenant_id, live, payment_method_id, vault, vault_token, brand, last4,"
+            " exp_month, exp_year, fingerprint, created_at, updated_at) VALUES ($1, $2, $3, 'sandbox', $4, 'visa', $5, 12, 2040, $4, $6, $6)",
             [
                 (scope.tenant_id, scope.live, method, token, network.CARDS[token][-4:], now)
                 for token, method in methods.items()
