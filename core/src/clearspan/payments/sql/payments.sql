@@ -613,7 +613,7 @@ BEGIN
             decided_at = moment, updated_at = moment
         WHERE tenant_id = tenant AND live = is_live AND operation_id = op.parent_id AND state IN ('requires_action', 'pending');
         pay.canceled_at := moment;
-        pay.cancellation_reason := op.reason;
+        pay.cancellation_reason := COALESCE(pay.cancel_request_reason, op.reason);
     END IF;
     IF f->>'network_transaction_id' IS NOT NULL THEN
         UPDATE payment_methods SET network_transaction_id = f->>'network_transaction_id', updated_at = moment,
