@@ -119,7 +119,7 @@ class Scenario:
         world.start(gateways=chance.choice((2, 2, 3)), workers=chance.choice((1, 2)))
         for index in range(chance.choice((1, 1, 2))):
             await world.open_shop(f"shop-{world.seed}-{index}", chance.choice((1, 2)))
-        self._unleash()
+        await self._unleash()
         span = chance.choice((5.0, 30.0, 90.0))
         clients = [
             Client(
@@ -133,6 +133,9 @@ class Scenario:
         world.note("faults stop")
         world.psp.faults, world.psp.outage_until = network.Faults(), 0.0
         world.desk.faults = database.Faults()
+        for shop in world.merchants:
+            for account in shop.accounts:
+                await world.psp.behave(account)
         world.spare()
         await self._check(settled=False)
         await self._rest()
@@ -140,7 +143,7 @@ class Scenario:
         if chance.random() < 0.1:
             await self._after_the_replay_window()
 
-    def _unleash(self) -> None:
+    async def _unleash(self) -> None:
         """Choose what goes wrong in this run."""
         chance, world = self._chance, self._world
         self.profile = chance.choice(
@@ -154,6 +157,8 @@ class Scenario:
                 "hang",
                 "contradiction",
                 "surprise",
+                "sandbox",
+                "sandbox",
                 "all",
                 "all",
                 "all",
@@ -195,16 +200,28 @@ class Scenario:
             world.mean_life = chance.choice((60, 200, 600))
             for process in [*world.gateways, *world.workers]:
                 process.life = 1 + chance.expovariate(1 / world.mean_life)
+        messages = {"W1": 0.1, "W2": 0.2, "W3": 0.2, "W4": 0.05, "W6": chance.choice((0.0, 0.2))}
         if name == "surprise":
             # What was given up is charged after all; only the PSP's message tells.
             world.psp.faults = network.Faults(f3=share * 2)
             world.psp.latest_s = 1800.0
-            world.psp.webhooks = network.Webhooks(sent=True, lost=0.0)
+            await self._send_webhooks(messages | {"W6": 0.0})
         elif name == "contradiction":
-            world.psp.webhooks = network.Webhooks(sent=True, false=0.3)
+            await self._send_webhooks({"F9": share, "F14": share}, {"F9": {"kind": "webhook_failed", "delay_s": 45.0}})
+        elif name == "sandbox":
+            each = share / 6
+            own = dict.fromkeys(
+                ("F1", "F2", "F3", "F4", "F5", "F6", "F7", "F8", "F10", "F11", "F12", "F14", "F15"), each
+            )
+            await self._send_webhooks(own | messages)
         elif chance.random() < (0.2 if name == "late" else 0.6):
-            world.psp.webhooks = network.Webhooks(sent=True, lost=chance.choice((0.0, 0.3)))
+            await self._send_webhooks(messages)
         world.note(f"profile {name}, share {share}")
+
+    async def _send_webhooks(self, rates: dict[str, float], options: dict[str, Json] | None = None) -> None:
+        for shop in self._world.merchants:
+            for account in shop.accounts:
+                await self._world.psp.send_webhooks(account, rates, options or {})
 
     def _outage(self, until: float) -> None:
         self._world.note("outage")

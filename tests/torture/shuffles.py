@@ -3,6 +3,9 @@
 Each tale is played with the real gateway and the simulator, and all that the PSP says about it is written down: the answers
 to our requests (which the gateway never saw) and its messages. Then the same tale is told to a fresh, equal payment in
 another order, with repetitions; the state at the end must be equal but for ids and times.
+
+There is no tale of a refusal that the PSP takes back later: whoever hears of the refusal first gives the charge back as a surplus,
+whoever never hears of it keeps it. Both agree with the PSP's book.
 """
 
 from __future__ import annotations
@@ -24,11 +27,13 @@ from tests.torture.world import Lost, Merchant, World
 from clearspan.app import Gateway
 from clearspan.payments.rows import Opened
 from clearspan.payments.schemas import PaymentCancel, PaymentCapture, PaymentContinue, PaymentCreate, RefundCreate
+from clearspan.platform import clock
 from clearspan.platform.context import system
 from clearspan.platform.plugins import Plugins
 from clearspan.psps.calls import read
-from clearspan.sdk import DisputeNews, DisputeStatus, Money, News
+from clearspan.sdk import Money
 from clearspan.settings import Settings
+from clearspan_psp_sandbox import answers
 
 Json = dict[str, Any]
 SHORT = 5
@@ -55,28 +60,26 @@ class Message(msgspec.Struct, frozen=True):
     """One thing that the PSP said.
 
     Attributes:
-        name: of the message, the same in every telling; repeated messages are the same.
-        source: ``response`` to a request, or ``webhook``.
-        raw: the simulator's words about an operation, or
-        dispute: what is news about a dispute.
-        sequence: the PSP's own order, for disputes.
+        name: of the message; repeated messages are the same.
+        raw: the answer to a request, or
+        body: a webhook.
     """
 
     name: str
-    source: str
     raw: Json = {}
-    dispute: str = ""
-    sequence: int | None = None
+    body: str = ""
 
 
 class Stage:
     """One payment of one tale, in a world where nothing fails by chance."""
 
-    def __init__(self, world: World, merchant: Merchant, number: int) -> None:
+    def __init__(self, world: World, merchant: Merchant, number: int, heard: int) -> None:
         self._world = world
         self._merchant = merchant
         self._number = number
         self._calls = 0
+        self._account = merchant.accounts[0]
+        self._heard = heard
         self.payment_id = ""
         self.messages: list[Message] = []
 
@@ -101,84 +104,77 @@ class Stage:
         assert status in (200, 201, 202), said
         if not what:
             self.payment_id = msgspec.json.decode(said)["id"]
-        self.listen(f"answer-{self._calls}")
+        self.messages += [Message(f"answer-{self._calls}", raw) for raw in psp.recorded]
+        await self.listen()
 
-    def listen(self, name: str) -> None:
-        """Write down what the PSP has said since."""
-        for index, (source, raw) in enumerate(self._world.psp.recorded):
-            self.messages.append(Message(f"{name}-{index}", source, raw))
-        self._world.psp.recorded.clear()
+    async def listen(self) -> None:
+        """Write down the messages that the PSP has made since."""
+        made = await self._world.psp.messages(self._account)
+        self.messages += [Message(one["type"] + "-" + one["id"][-4:], body=one["body"]) for one in made[self._heard :]]
+        self._heard = len(made)
 
     async def settle_pending(self) -> None:
         """Let the PSP's time pass."""
-        self._world.psp.recorded.clear()
-        self._world.loop.jump(self._world.loop.time() + 5)
-        await self._world.books()
-        self.listen("settled")
+        await clock.sleep(5)
+        await self.listen()
 
     async def payer(self, result: str) -> None:
-        """What the payer does, who finds the page in the first message."""
-        self._world.psp.recorded.clear()
+        """What the payer does, who finds the page in the first answer."""
         page = next(one.raw["challenge_path"] for one in self.messages if "challenge_path" in one.raw)
         await self._world.psp.answer_challenge(f"{network.PSP_URL}{page}", result)
-        self.listen("payer")
+        await self.listen()
 
-    def disputed(self, *statuses: str) -> None:
-        """News of a dispute, in the PSP's order."""
-        charge = next(one.raw for one in self.messages if one.raw.get("kind") == "charge")
-        for index, status in enumerate(statuses):
-            self.messages.append(Message(f"dispute-{index}", "webhook", charge, dispute=status, sequence=index + 1))
+    async def happen(self, do: str, **fields: Any) -> None:
+        """Something that no request asked for."""
+        await self._world.psp.happen(self._account, {"do": do} | fields)
+        await self.listen()
+
+    def psp_id(self, kind: str) -> str:
+        """The PSP's id of the newest operation (or dispute) of this kind."""
+        told = [one.raw or msgspec.json.decode(one.body)["data"] for one in self.messages]
+        return str(next(one["id"] for one in reversed(told) if one["kind"] == kind))
 
     async def tell(self, message: Message) -> None:
         """Bring one message to the gateway."""
         gateway = self._world.gateways[0].gateway
-        scope = self._merchant.caller.scope
-        account_id = UUID(self._merchant.accounts[0].account_id)
-        news = self._news(message)
+        account_id = UUID(self._account.account_id)
         fact_id = uuid5(account_id, f"{self._number}/{message.name}")
-        if message.source == "response":
-            status, said = await self._world.request(
-                self._world.gateways[0], lambda _: self._answer(gateway, account_id, message, fact_id)
+
+        async def answer(_: Gateway) -> Any:
+            return await self._answer(gateway, account_id, message, fact_id)
+
+        async def webhook(_: Gateway) -> Any:
+            event = answers.event(message.body.encode())
+            name = self._account.api_key.removeprefix("sk_sandbox_")
+            return await gateway.payments.tell(
+                self._merchant.caller.scope,
+                "req_shuffle",
+                account_id=account_id,
+                news=answers.news(event.data, name, network.PSP_URL),
+                fact_id=fact_id,
+                sequence=event.sequence,
             )
-        else:
-            status, said = await self._world.request(
-                self._world.gateways[0],
-                lambda _: gateway.payments.tell(
-                    scope, "req_shuffle", account_id=account_id, news=news, fact_id=fact_id, sequence=message.sequence
-                ),
-            )
+
+        status, said = await self._world.request(self._world.gateways[0], webhook if message.body else answer)
         assert status == 200, f"{message.name}: {said}"
         assert said != "null", f"{message.name} was not matched"
 
     async def _answer(self, gateway: Gateway, account_id: UUID, message: Message, fact_id: UUID) -> Any:
         """As the process that asked would have taken the answer in."""
         caller = system(self._merchant.caller.scope, "payments", "req_shuffle")
-        found = await gateway.payments.ask(
-            "operation_match",
-            caller,
-            {
-                "psp_account_id": account_id,
-                "operation_id": network.operation_of(message.raw["reference"]),
-                "psp_ref": None,
-                "kind": message.raw["kind"],
-            },
-        )
+        document = {
+            "psp_account_id": account_id,
+            "operation_id": network.operation_of(message.raw["reference"]),
+            "psp_ref": None,
+            "kind": message.raw["kind"],
+        }
+        found = await gateway.payments.ask("operation_match", caller, document)
+        assert found is not None
         opened = msgspec.json.decode(found, type=Opened)
         assert opened.operation is not None
         asked = Money(opened.operation.amount_minor, opened.operation.currency)
-        observation = read(self._world.psp.outcome(message.raw), asked, "response")
+        observation = read(self._world.psp.outcome(self._account, message.raw), asked, "response")
         return await gateway.payments.settle(caller, opened, observation, fact_id=fact_id)
-
-    def _news(self, message: Message) -> News:
-        if not message.dispute:
-            return self._world.psp.news(message.raw)
-        return DisputeNews(
-            dispute_ref=f"dp-{self._number}",
-            status=DisputeStatus(message.dispute),
-            amount=Money(message.raw["amount"] // 2, message.raw["currency"]),
-            charge_ref=message.raw["id"],
-            reference=message.raw["reference"],
-        )
 
 
 Tale = Callable[[Stage, Merchant], Awaitable[None]]
@@ -268,16 +264,27 @@ async def refund_pending_then_failed(stage: Stage, merchant: Merchant) -> None:
     await stage.settle_pending()
 
 
-async def disputed_and_won(stage: Stage, merchant: Merchant) -> None:
-    await stage.ask("", _create(merchant, 1099))
+async def refund_done_then_failed(stage: Stage, merchant: Merchant) -> None:
+    await stage.ask("", _create(merchant, 20000))
     await _known(stage)
-    stage.disputed("needs_response", "under_review", "won")
+    await stage.ask("refunds", RefundCreate(amount_minor=700))
+    await stage.happen("fail_refund", refund=stage.psp_id("refund"))
+
+
+async def disputed_and_won(stage: Stage, merchant: Merchant) -> None:
+    await _disputed(stage, merchant, "under_review", "won")
 
 
 async def disputed_and_lost_after_a_win(stage: Stage, merchant: Merchant) -> None:
+    await _disputed(stage, merchant, "under_review", "won", "pre_arbitration", "lost")
+
+
+async def _disputed(stage: Stage, merchant: Merchant, *statuses: str) -> None:
     await stage.ask("", _create(merchant, 1099))
     await _known(stage)
-    stage.disputed("needs_response", "under_review", "won", "pre_arbitration", "lost")
+    await stage.happen("dispute", charge=stage.psp_id("charge"), amount=500)
+    for status in statuses:
+        await stage.happen("dispute_update", dispute=stage.psp_id("dispute"), status=status)
 
 
 TALES: dict[str, Tale] = {
@@ -294,6 +301,7 @@ TALES: dict[str, Tale] = {
         authorized_and_canceled,
         refund_pending_then_done,
         refund_pending_then_failed,
+        refund_done_then_failed,
         disputed_and_won,
         disputed_and_lost_after_a_win,
     )
@@ -360,7 +368,7 @@ class Telling:
         world.psp.record = True
         merchant = await world.open_shop(f"shuffle-{world.seed}", 1)
         for number in range(count):
-            stage = Stage(world, merchant, number)
+            stage = Stage(world, merchant, number, len(await world.psp.messages(merchant.accounts[0])))
             await TALES[self._name](stage, merchant)
             self._plan = self._plan or orders(len(stage.messages), self._chance)
             order = [stage.messages[index] for index in next(self._plan)]

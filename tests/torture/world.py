@@ -328,7 +328,8 @@ class World:
         )
         await self.server.superuser.executemany(
             "INSERT INTO payment_methods (tenant_id, live, payment_method_id, vault, vault_token, brand, last4,"
-            " exp_month, exp_year, fingerprint, created_at, updated_at) VALUES ($1, $2, $3, 'sandbox', $4, 'visa', $5, 12, 2040, $4, $6, $6)",
+            " exp_month, exp_year, fingerprint, created_at, updated_at)"
+            " VALUES ($1, $2, $3, 'sandbox', $4, 'visa', $5, 12, 2040, $4, $6, $6)",
             [
                 (scope.tenant_id, scope.live, method, token, network.CARDS[token][-4:], now)
                 for token, method in methods.items()
