@@ -17,18 +17,24 @@ A file named ``<point>-<verb>-<amount>`` in the folder ``doom`` makes the child 
 from __future__ import annotations
 
 import asyncio
+import functools
+import gc
 import os
 import signal
 import socket
+import ssl
 import sys
 import time
 import traceback
 from pathlib import Path
 from typing import Any, Never
 
+import httpx
 import msgspec
 import uvicorn
 import uvloop
+from sqlalchemy.orm import configure_mappers
+from tests.conftest import lifespan
 
 import clearspan.app
 import clearspan.worker
@@ -59,7 +65,7 @@ class Task(msgspec.Struct, frozen=True):
         shared: one more, where every gateway listens; -1: none.
         workers: how many of them besides the gateways.
         redis_url: their queue.
-        settings: of further tables; table -> name -> value.
+        tables: settings of further tables; table -> name -> value.
         delays_s: other distances between the looks of recovery than the real ones.
     """
 
@@ -73,7 +79,7 @@ class Task(msgspec.Struct, frozen=True):
     shared: int = -1
     workers: int = 0
     redis_url: str = ""
-    settings: dict[str, dict[str, Any]] = {}
+    tables: dict[str, dict[str, Any]] = {}
     delays_s: list[float] = []
 
 
@@ -105,6 +111,13 @@ def doomed(kind: type[PspAdapter], doom: Path) -> type[PspAdapter]:
     return type(kind.__name__, (kind,), {verb: wrapped(verb) for verb in verbs})
 
 
+async def rehearse(application: Any) -> None:
+    """A whole life without a client."""
+    async with lifespan(application), httpx.AsyncClient(transport=httpx.ASGITransport(app=application)) as http:
+        for path in ("/health/ready", "/v1/payments"):
+            await http.get(f"http://gateway.test{path}")
+
+
 def main() -> Never:
     """Until killed."""
     task = msgspec.json.decode(sys.stdin.buffer.read(), type=Task)
@@ -121,7 +134,7 @@ def main() -> Never:
         idempotency=msgspec.structs.replace(defaults.idempotency, **task.idempotency),
         **{
             table: msgspec.structs.replace(getattr(defaults, table), **changes)
-            for table, changes in task.settings.items()
+            for table, changes in task.tables.items()
         },
     )
     if task.delays_s:
@@ -164,6 +177,16 @@ def main() -> Never:
     def work() -> None:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(clearspan.worker._work(runtime))
+
+    # What each life would do again: read the certificates, which takes longest, import what is imported late, configure the mappers.
+    setattr(ssl, "create_default_context", functools.cache(ssl.create_default_context))  # noqa: B010
+    config.load()
+    configure_mappers()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(rehearse(create_app(Gateway(settings, task.url, master, loaded))))
+    # Pages that the collector writes to would be copied.
+    gc.collect()
+    gc.freeze()
 
     listeners = [socket.socket(fileno=number) for number in task.sockets]
     children: dict[int, int] = {}
