@@ -19,7 +19,7 @@ from uuid import UUID, uuid5
 import asyncpg
 import msgspec
 
-from clearspan.payments.models import Operation, Payment, derive
+from clearspan.payments.models import Dispute, Operation, Payment, derive
 from clearspan.platform import ids
 
 Json = dict[str, Any]
@@ -27,6 +27,7 @@ Books = Mapping[str, Sequence[Json]]
 """PSP account id (a UUID's text) -> everything in the PSP's book for it, as ``GET /v1/book`` lists it."""
 
 CHARGES = ("authorize", "purchase")
+TOOK_EFFECT = ("succeeded", "surplus")
 FINAL = frozenset({"succeeded", "declined", "expired", "not_charged", "not_sent", "surplus", "reversed"})
 TRANSITIONS = {
     "prepared": {"submitted", "not_sent", "unknown"},
@@ -42,11 +43,16 @@ TRANSITIONS = {
     "not_sent": {"surplus"},
 }
 """The table of docs/concepts.md, written down a second time on purpose."""
+BROKEN_RULES = frozenset(
+    {"amount_exceeds_authorized", "amount_exceeds_captured", "already_captured", "charge_voided", "charge_not_captured"}
+)
+"""Refusals of the sandbox that say: the amount is not there."""
 _TABLES = {
     "payments": "payment_intents",
     "operations": "operations",
     "facts": "facts",
     "keys": "idempotency_keys",
+    "disputes": "disputes",
     "journal": "journal",
 }
 
@@ -89,6 +95,7 @@ class Ours(msgspec.Struct, frozen=True):
     operations: list[Json]
     facts: list[Json]
     keys: list[Json]
+    disputes: list[Json]
     journal: list[Json]
 
     def by_payment(self) -> dict[str, list[Json]]:
@@ -144,11 +151,12 @@ def check(ours: Ours, books: Books, answers: Iterable[Answered] = (), *, settled
         *one_answer_per_key(ours, kept),
         *one_event_per_transition(ours),
         *totals_agree(ours, books, settled=settled),
+        *asked_for_what_was_there(ours),
         *derived(ours),
         *nothing_crosses_tenants(ours, books, kept),
         *nothing_is_lost(ours),
     ]
-    return [*found, *comes_to_rest(ours)] if settled else found
+    return [*found, *comes_to_rest(ours), *canceled_is_given_back(ours, books)] if settled else found
 
 
 # -- I1, I2, I3: the money ------------------------------------------------------------------------------------------------------
@@ -203,7 +211,9 @@ def charged_there_is_known_here(ours: Ours, books: Books, *, settled: bool = Tru
             if operation["psp_account_id"] != account:
                 yield Violation("I2", f"{_named(operation)} went to account {account}")
             if booked["status"] == "succeeded" and operation["state"] not in ("succeeded", "surplus"):
-                if operation["state"] in FINAL or settled:
+                # A void may meet the charge a moment after it went through: it is taken back, and ended here as given up.
+                taken_back = operation["state"] == "expired" and holds(booked) == 0
+                if (operation["state"] in FINAL or settled) and not taken_back:
                     yield Violation("I2", f"{_named(operation)} took effect at the PSP as {booked['id']}")
             elif booked["status"] == "pending" and operation["state"] in FINAL - {"succeeded", "surplus"}:
                 yield Violation("I2", f"{_named(operation)} is still pending at the PSP as {booked['id']}")
@@ -233,6 +243,31 @@ def succeeded_here_is_true_there(ours: Ours, books: Books) -> Iterator[Violation
             )
 
 
+    amounts = {one["operation_id"]: (one["amount_minor"], one["currency"]) for one in ours.operations}
+    for fact in ours.facts:
+        if fact["observed"] == "succeeded" and fact["amount_minor"] is not None:
+            if (fact["amount_minor"], fact["currency"]) != amounts[fact["operation_id"]]:
+                told = f"{fact['amount_minor']} {fact['currency']}, asked for was {amounts[fact['operation_id']]}"
+                yield Violation("I3", f"{reference(fact['operation_id'])}: a success over {told} was believed")
+
+
+def canceled_is_given_back(ours: Ours, books: Books) -> Iterator[Violation]:
+    """I1, of what was cancelled while its outcome was open: no charge of it holds money, unless the PSP refuses to give it back."""
+    booked = {one["reference"]: one for one in _booked(books, "charge")}
+    ops = ours.by_payment()
+    for payment in ours.payments:
+        mine = ops[payment["payment_id"]]
+        refused = any(
+            one["routing"].get("rule") == "unwind" and one["state"] in ("declined", "needs_review") for one in mine
+        )
+        if payment["cancel_requested_at"] is None or refused:
+            continue
+        for charge in mine:
+            there = booked.get(reference(charge["operation_id"]))
+            if charge["kind"] in CHARGES and there is not None and holds(there) > 0:
+                yield Violation("I1", f"{_named(charge)} was cancelled, and the PSP still holds {holds(there)}")
+
+
 # -- I4, I6: the record ---------------------------------------------------------------------------------------------------------
 
 
@@ -249,7 +284,8 @@ def only_listed_transitions(ours: Ours) -> Iterator[Violation]:
 def one_event_per_transition(ours: Ours) -> Iterator[Violation]:
     """I6: each step of an operation has one event, in order, and none is missing; sequences of a payment have no gap."""
     for operation, steps in _walks(ours):
-        state = "submitted"
+        adopted = operation["routing"].get("rule") == "adopted"
+        state = steps[0][0] if adopted and steps else "submitted"
         for before, after in steps:
             if before != state:
                 yield Violation("I6", f"{_named(operation)}: an event tells of {before} -> {after} when it was {state}")
@@ -258,11 +294,12 @@ def one_event_per_transition(ours: Ours) -> Iterator[Violation]:
             yield Violation("I6", f"{_named(operation)}: the last event says {state}")
     told: dict[str, set[int]] = defaultdict(set)
     for event in ours.journal:
-        payment_id = event["subject_id"] if event["subject_type"] == "payment" else event["data"].get("payment_id")
-        told[payment_id].add(event["sequence"])
+        if event["subject_type"] in ("payment", "operation", "refund"):  # A dispute counts for itself.
+            payment_id = event["subject_id"] if event["subject_type"] == "payment" else event["data"].get("payment_id")
+            told[payment_id].add(event["sequence"])
     for payment in ours.payments:
         missing = set(range(1, payment["sequence"] + 1)) - told[payment["payment_id"]]
-        if missing:
+        if missing and payment["disputed_minor"] + payment["returned_minor"] == 0:  # A dispute's event has its own sequence.
             yield Violation("I6", f"payment {payment['payment_id']}: no event for the sequences {sorted(missing)}")
         if told[payment["payment_id"]] - set(range(1, payment["sequence"] + 1)):
             yield Violation("I6", f"payment {payment['payment_id']}: events beyond the sequence {payment['sequence']}")
@@ -271,7 +308,7 @@ def one_event_per_transition(ours: Ours) -> Iterator[Violation]:
             event
             for event in ours.journal
             if event["subject_id"] == operation["operation_id"]
-            and event["type"] in ("operation.submitted", "refund.created")
+            and event["type"] in ("operation.submitted", "operation.adopted", "refund.created")
         ]
         if len(submitted) != 1:
             yield Violation("I6", f"{_named(operation)}: {len(submitted)} events of its submission")
@@ -292,11 +329,13 @@ def _walks(ours: Ours) -> Iterator[tuple[Json, list[tuple[str, str]]]]:
             voided.add(operation["parent_id"])
     for operation in ours.operations:
         walk = steps[operation["operation_id"]]
-        if operation["operation_id"] in voided and operation["kind"] in CHARGES and operation["code"] == "canceled":
+        if operation["operation_id"] in voided and operation["kind"] in CHARGES:
             # The void's own event tells that the charge which waited for its payer has ended with it.
-            last = walk[-1][1] if walk else "submitted"
+            before = [after for _, after in walk]
+            ended = next((index for index, step in enumerate(walk) if step[0] == "expired"), len(walk))
+            last = before[ended - 1] if ended else "submitted"
             if last in ("requires_action", "pending"):
-                walk = [*walk, (last, "expired")]
+                walk = [*walk[:ended], (last, "expired"), *walk[ended:]]
         yield operation, walk
 
 
@@ -352,7 +391,7 @@ def totals_agree(ours: Ours, books: Books, *, settled: bool = True) -> Iterator[
         mine = ops[payment["payment_id"]]
 
         def total(kind: str, *, of: list[Json] = mine) -> int:
-            return sum(one["amount_minor"] for one in of if one["kind"] == kind and one["state"] == "succeeded")
+            return sum(one["amount_minor"] for one in of if one["kind"] == kind and one["state"] in TOOK_EFFECT)
 
         if payment["captured_minor"] + payment["voided_minor"] > payment["authorized_minor"]:
             yield Violation("I7", f"payment {payment['payment_id']}: more captured and voided than authorised")
@@ -362,9 +401,13 @@ def totals_agree(ours: Ours, books: Books, *, settled: bool = True) -> Iterator[
         expected = {"authorized_minor": charge["amount_minor"] if charge else 0}
         if charge is not None:
             expected["captured_minor"] = charge["amount_minor"] if charge["kind"] == "purchase" else total("capture")
-        expected["surplus_minor"] = sum(
-            one["amount_minor"] for one in mine if one["kind"] in CHARGES and one["state"] == "surplus"
+        surplus = {one["operation_id"]: one["amount_minor"] for one in mine if one["kind"] in CHARGES and one["state"] == "surplus"}
+        returned = sum(
+            one["amount_minor"]
+            for one in mine
+            if one["kind"] in ("void", "refund") and one["state"] in TOOK_EFFECT and one["parent_id"] in surplus
         )
+        expected["surplus_minor"] = sum(surplus.values()) - returned
         for name, amount in expected.items():
             if payment[name] != amount:
                 yield Violation(
@@ -383,13 +426,23 @@ def totals_agree(ours: Ours, books: Books, *, settled: bool = True) -> Iterator[
                 )
 
 
+def asked_for_what_was_there(ours: Ours) -> Iterator[Violation]:
+    """I7: nothing was asked of a PSP that it had to refuse because the amount was not there: the totals here forbid it before."""
+    for operation in ours.operations:
+        if operation["state"] == "declined" and operation["raw_code"] in BROKEN_RULES:
+            yield Violation("I7", f"{_named(operation)}: the PSP refused it with {operation['raw_code']}")
+
+
 def derived(ours: Ours) -> Iterator[Violation]:
     """I7: the stored status is what the pure function of ``payments.models`` makes of the operations."""
     ops = ours.by_payment()
     for row in ours.payments:
         payment = msgspec.convert(row, Payment, strict=False)
         mine = [msgspec.convert(one, Operation, strict=False) for one in ops[row["payment_id"]]]
-        again = derive(payment, mine)
+        disputes = [
+            msgspec.convert(one, Dispute, strict=False) for one in ours.disputes if one["payment_id"] == row["payment_id"]
+        ]
+        again = derive(payment, mine, disputes)
         if again != payment:
             wrong = [name for name in Payment.__struct_fields__ if getattr(again, name) != getattr(payment, name)]
             told = ", ".join(
