@@ -218,6 +218,20 @@ def rows(scope: Scope) -> list[tuple[str, Row]]:
             },
         ),
         (
+            "webhook_inbox",
+            {
+                "inbox_id": clock.new_uuid(),
+                "psp_account_id": account,
+                "event_key": f"evt-{clock.random_bytes(4).hex()}",
+                "type": "charge.updated",
+                "news": '{"type": "hint"}',
+                "body_hash": b"hash",
+                "state": "needs_attention",
+                "received_at": now,
+                "updated_at": now,
+            },
+        ),
+        (
             "idempotency_keys",
             {
                 "key_hash": clock.random_bytes(32),

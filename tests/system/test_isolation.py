@@ -38,7 +38,9 @@ Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 VERSION_TABLE = "clearspan_version"
 KEYS_WITHOUT_TENANT = {"tenants_slug_key"}
 """The directory by which a tenant is found."""
-DOORS = {"tenant_by_slug", "tenants_all", "api_keys_by_prefix", "due_work", "journal_tail"}
+DOORS = {
+    "tenant_by_slug", "tenants_all", "api_keys_by_prefix", "due_work", "journal_tail", "inbox_account", "inbox_backlog",
+}  # fmt: skip
 """Every function that sees all tenants. Whoever adds one here has read what it gives to whom."""
 
 TABLES = f"""
@@ -325,12 +327,14 @@ OBJECTS = {
     "method_id": "pm",
     "account_id": "acct",
     "event_id": "evt",
+    "webhook_id": "whi",
     "key_id": "key",
 }
 """What a parameter in a path names, with its prefix."""
-NAME_NO_OBJECT = {"/docs/static/{name}", "/openapi/{path}"}
-"""Public paths with a parameter that is no id: the same for everybody."""
+NAME_NO_OBJECT = {"/docs/static/{name}", "/openapi/{path}", "/webhooks/{token}"}
+"""Public paths with a parameter that is no id: the same for everybody, or a secret (tests/core/psps/test_receiving.py)."""
 BODIES: dict[str, Any] = {
+    "/v1/psp-webhooks/{webhook_id}/dismiss": {"reason": "a test of the PSP's"},
     "/v1/payments/{payment_id}/release-surplus": {"reason": "seen on the statement"},
     "/v1/payments/{payment_id}/operations/{operation_id}/decision": {
         "outcome": "declined",
@@ -367,6 +371,10 @@ async def made_over_the_api(
         "psp_account_id": ids.decode("acct", account),
     }
     await insert(superuser, "disputes", dispute)
+    message = next(row for table, row in rows(scope) if table == "webhook_inbox") | {
+        "psp_account_id": ids.decode("acct", account)
+    }
+    await insert(superuser, "webhook_inbox", message)
     events = (await client.get("/v1/events")).json()["data"]
     return {
         "payment_id": payment,
@@ -376,6 +384,7 @@ async def made_over_the_api(
         "customer_id": customer,
         "method_id": method,
         "account_id": account,
+        "webhook_id": ids.encode("whi", message["inbox_id"]),
         "event_id": events[0]["id"],
         "key_id": key,
     }
@@ -396,6 +405,7 @@ async def made_in_sql(scope: Scope, superuser: Connection) -> dict[str, str]:
         "customer_id": ids.encode("cus", found["customers.customer_id"]),
         "method_id": ids.encode("pm", found["payment_methods.payment_method_id"]),
         "account_id": ids.encode("acct", found["psp_accounts.psp_account_id"]),
+        "webhook_id": ids.encode("whi", found["webhook_inbox.inbox_id"]),
         "event_id": ids.encode("evt", found["journal.event_id"]),
         "key_id": ids.encode("key", found["api_keys.key_id"]),
     }

@@ -17,6 +17,7 @@ from clearspan.access.guard import Authenticator, authorize, check_scopes
 from clearspan.access.service import ApiKeys
 from clearspan.customers.service import Customers
 from clearspan.journal.feed import Feed
+from clearspan.payments.inbox import Inbox
 from clearspan.payments.service import Payments
 from clearspan.platform.context import Caller
 from clearspan.platform.crypto import MasterKey
@@ -27,6 +28,7 @@ from clearspan.platform.plugins import Plugins
 from clearspan.platform.problems import DomainError, InvalidRequest, NotFound
 from clearspan.platform.telemetry import Metrics
 from clearspan.psps.service import PspAccounts
+from clearspan.psps.webhooks import PspWebhooks
 from clearspan.routes import handlers, openapi, summarise
 from clearspan.settings import Settings
 from clearspan.tenants.service import Tenants
@@ -55,8 +57,11 @@ class Gateway:
         self.api_keys = ApiKeys(self.db, master.derive("api-key-pepper"), settings.access, self.authenticator)
         self.vaults = Vaults(plugins, settings)
         self.customers = Customers(self.db, self.tenants, self.vaults)
-        self.psps = PspAccounts(self.db, self.tenants, plugins, self.vaults, settings.payments, self.metrics)
+        self.psps = PspAccounts(self.db, self.tenants, plugins, self.vaults, settings, self.metrics)
         self.payments = Payments(self.db, self.psps, master.installation, settings, self.metrics)
+        self.inbox = Inbox(self.db, self.payments, settings)
+        self.psp_webhooks = PspWebhooks(self.db, self.tenants, self.psps, settings.psps, self.metrics)
+        self.psp_webhooks.wake = self.inbox.wake
         self.feed = Feed(self.db, settings.events, settings.server.sse_streams_max)
         self.feed.renderers |= {
             "payment": self.payments.render_many,
@@ -76,8 +81,9 @@ class Gateway:
         await self.feed.start()
 
     async def close(self) -> None:
-        """End streams, wait for calls to PSPs that are under way, give connections back."""
+        """End streams, wait for messages of PSPs and for calls to PSPs that are under way, give connections back."""
         await self.feed.stop()
+        await self.inbox.drain(self.settings.server.drain_timeout_s)
         await self.payments.drain(self.settings.server.drain_timeout_s)
         await self.psps.close()
         await self.vaults.close()
@@ -92,6 +98,7 @@ def create_app(gateway: Gateway) -> AsgiApp:
         inner,  # type: ignore[arg-type]  # Litestar types its ASGI scope more narrowly than ASGI does.
         gateway.metrics,
         body_max=settings.server.body_max_kb * 1024,
+        webhook_max=settings.psps.webhook_body_max_kb * 1024,
         header_max=settings.security.max_header_kb * 1024,
     )
 
@@ -147,6 +154,7 @@ SERVICES = (
     "tenants",
     "api_keys",
     "psps",
+    "psp_webhooks",
     "vaults",
     "feed",
     "plugins",

@@ -18,6 +18,7 @@ from clearspan.payments.controller import DisputeController, PaymentController, 
 from clearspan.platform.pages import DocsController, HealthController
 from clearspan.platform.plugins import Plugins
 from clearspan.psps.controller import PspAccountController
+from clearspan.psps.inbox_controller import PspWebhookController, WebhookController
 from clearspan.tenants.controller import TenantController
 from clearspan.vaults.controller import CaptureSessionController
 
@@ -29,6 +30,7 @@ V1 = (
     PaymentMethodController,
     CaptureSessionController,
     PspAccountController,
+    PspWebhookController,
     EventController,
     AuditController,
     ApiKeyController,
@@ -38,7 +40,7 @@ V1 = (
 
 def handlers(plugins: Plugins) -> list[Any]:
     """Our own routes and those of plugins."""
-    own: list[Any] = [Router(path="/v1", route_handlers=list(V1)), HealthController, DocsController]
+    own: list[Any] = [Router(path="/v1", route_handlers=list(V1)), WebhookController, HealthController, DocsController]
     return own + [Router(path=routes.path, route_handlers=list(routes.handlers)) for routes in plugins.routes]
 
 

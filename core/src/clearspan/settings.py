@@ -186,6 +186,14 @@ class PaymentSettings(_Table, frozen=True):
     second_person_above_minor: Annotated[int, Meta(ge=0, le=10**12)]
 
 
+class PspSettings(_Table, frozen=True):
+    """``[psps]``."""
+
+    webhook_body_max_kb: Annotated[int, Meta(ge=1, le=65536)]
+    webhook_verify_timeout_s: Annotated[float, Meta(ge=0.1, le=60)]
+    webhook_rotation_overlap_h: Annotated[int, Meta(ge=0, le=8760)]
+
+
 class IdempotencySettings(_Table, frozen=True):
     """``[idempotency]``."""
 
@@ -251,6 +259,7 @@ class Settings(_Table, frozen=True):
     redis: RedisSettings
     worker: WorkerSettings
     payments: PaymentSettings
+    psps: PspSettings
     idempotency: IdempotencySettings
     access: AccessSettings
     events: EventSettings

@@ -85,7 +85,12 @@ class Jobs:
     """
 
     def __init__(self, gateway: Gateway) -> None:
-        self._given = {"payments": gateway.payments, "db": gateway.db, "settings": gateway.settings}
+        self._given = {
+            "payments": gateway.payments,
+            "inbox": gateway.inbox,
+            "db": gateway.db,
+            "settings": gateway.settings,
+        }
 
     async def run(self, name: str, arguments: Mapping[str, Any]) -> bool:
         """Run one job; whatever it raises is logged, never passed on. Returns whether it ended well."""

@@ -32,6 +32,8 @@ SCOPES = {
     "audit:read": "Read the audit trail.",
     "psp_accounts:read": "Read PSP accounts (never their credentials).",
     "psp_accounts:write": "Create and change PSP accounts.",
+    "psp_webhooks:read": "Read the messages of PSPs and what became of them.",
+    "psp_webhooks:write": "Retry and dismiss messages of PSPs.",
     "api_keys:read": "Read API keys (never their secrets).",
     "api_keys:write": "Create, rotate and revoke API keys.",
 }

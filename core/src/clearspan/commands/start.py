@@ -89,11 +89,12 @@ def require_key(runtime: Runtime, tenant_id: UUID, data_key: bytes) -> None:
 
 
 async def keep_clock(made: Gateway) -> None:
-    """Take the database's word for the time once a minute, and store when keys were last used, until cancelled."""
+    """Once a minute, until cancelled: take the database's time, store when keys were last used, measure the inbox."""
     while True:
         await clock.sleep(CLOCK_EVERY_S)
         try:
             await made.db.synchronise_clock()
             await made.authenticator.write_uses()
+            await made.psp_webhooks.measure()
         except (*UNREACHABLE, DatabaseUnavailable) as error:
             log.warning("the clock keeps its last correction", error=type(error).__name__)

@@ -21,6 +21,7 @@ SUBJECTS = {
     "customer": "cus",
     "payment_method": "pm",
     "psp_account": "acct",
+    "webhook": "whi",
     "api_key": "key",
     "tenant": "ten",
 }

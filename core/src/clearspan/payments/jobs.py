@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
+from clearspan.payments.inbox import Inbox
 from clearspan.payments.service import Payments
 from clearspan.platform import clock
 from clearspan.platform.context import Scope
@@ -14,7 +15,7 @@ from clearspan.platform.db import Database
 from clearspan.settings import Settings
 
 Context = Mapping[str, Any]
-"""What every job gets: ``payments``, ``db``, ``settings``, and ``request_id`` of this run."""
+"""What every job gets: ``payments``, ``inbox``, ``db``, ``settings``, and ``request_id`` of this run."""
 
 
 async def expire_payments(ctx: Context, *, tenant_id: str, live: bool) -> int:
@@ -31,6 +32,14 @@ async def recover_operations(ctx: Context, *, tenant_id: str, live: bool) -> int
     settings: Settings = ctx["settings"]
     scope = Scope(tenant_id=UUID(tenant_id), live=live)
     return await payments.recover(scope, ctx["request_id"], settings.worker.sweep_batch)
+
+
+async def apply_webhooks(ctx: Context, *, tenant_id: str, live: bool) -> int:
+    """Tell the payments what PSPs sent; returns how many messages were told."""
+    inbox: Inbox = ctx["inbox"]
+    settings: Settings = ctx["settings"]
+    scope = Scope(tenant_id=UUID(tenant_id), live=live)
+    return await inbox.apply(scope, ctx["request_id"], settings.worker.sweep_batch)
 
 
 async def unwind_charges(ctx: Context, *, tenant_id: str, live: bool) -> int:
@@ -57,6 +66,7 @@ async def expire_keys(ctx: Context, *, tenant_id: str, live: bool) -> int:
 JOBS = {
     "expire_payments": expire_payments,
     "recover_operations": recover_operations,
+    "apply_webhooks": apply_webhooks,
     "unwind_charges": unwind_charges,
     "expire_keys": expire_keys,
 }

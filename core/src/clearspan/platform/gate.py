@@ -3,6 +3,9 @@
 An ASGI application around Litestar's. In this order: a request id (taken over when it is harmless, else made), limits
 on headers and body, no API key in the query, no card number anywhere, then the route; and around all of it one log
 line, the metrics and the security headers. A refusal here is the same problem document as everywhere.
+
+A PSP's webhook has a limit of its own and is not looked through: refused for a card number it would come again for
+ever. Its route masks what it keeps (``clearspan.psps.messages``).
 """
 
 from __future__ import annotations
@@ -26,6 +29,9 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 AsgiApp = Callable[[AsgiScope, Receive, Send], Awaitable[None]]
 
+WEBHOOKS = "/webhooks"
+"""Where PSPs send their messages: ``POST /webhooks/{token}``."""
+_WEBHOOK = re.compile(rf"{WEBHOOKS}/[^/]+/?")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 _KEY_IN_URL = re.compile("csk_(?:test|live)_")
 _SKIPPED_HEADERS = frozenset(
@@ -78,13 +84,15 @@ class Gate:
         app: what is behind the gate.
         metrics: counts requests.
         body_max: bytes.
+        webhook_max: bytes of a PSP's webhook.
         header_max: bytes of all header names and values together.
     """
 
-    def __init__(self, app: AsgiApp, metrics: Metrics, *, body_max: int, header_max: int) -> None:
+    def __init__(self, app: AsgiApp, metrics: Metrics, *, body_max: int, webhook_max: int, header_max: int) -> None:
         self._app = app
         self._metrics = metrics
         self._body_max = body_max
+        self._webhook_max = webhook_max
         self._header_max = header_max
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
@@ -139,39 +147,48 @@ class Gate:
             raise KeyInUrl
         if b"%00" in query or "\0" in scope["path"]:
             raise InvalidRequest("No part of a URL may hold a NUL character (%00); leave it out.")
+        if scope["method"] == "POST" and _WEBHOOK.fullmatch(scope["path"]):
+            return await _read_body(headers, receive, self._webhook_max)
         if query and find_pan(query, content="form"):
             raise PanDetected(where="query")
         if find_pan_in_text(scope["path"]):
             raise PanDetected(where="path")
-        declared = 0
         content_type = b"application/json"
         for name, value in headers:
-            if name == b"content-length" and value.isdigit():
-                declared = int(value[:19])  # A longer number is over any limit as well, and slow to read.
-            elif name == b"content-type":
+            if name == b"content-type":
                 content_type = value
             if name not in _SKIPPED_HEADERS and find_pan_in_text(value.decode("latin-1")):
                 raise PanDetected(where=f"header {name.decode('latin-1')}")
-        if declared > self._body_max:
-            raise BodyTooLarge(f"A body may have {self._body_max} bytes.", limit_bytes=self._body_max)
-        body = bytearray()
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return None
-            body += message.get("body", b"")
-            if len(body) > self._body_max:
-                raise BodyTooLarge(f"A body may have {self._body_max} bytes.", limit_bytes=self._body_max)
-            if not message.get("more_body", False):
-                break
-        raw = bytes(body)
+        raw = await _read_body(headers, receive, self._body_max)
         if raw:
             finding = find_pan(raw, content="form" if b"form" in content_type else "json")
             if finding is not None:
                 raise PanDetected(where=finding.where, kind=finding.kind)
-        elif scope["method"] in ("POST", "PATCH", "PUT"):
+        elif raw is not None and scope["method"] in ("POST", "PATCH", "PUT"):
             return b"{}"  # Nothing sent means nothing chosen; a route that needs a field says which.
         return raw
+
+
+async def _read_body(headers: list[tuple[bytes, bytes]], receive: Receive, limit: int) -> bytes | None:
+    """All of it, or ``None`` when the client goes away before. No more than the limit is ever held.
+
+    Raises:
+        BodyTooLarge: it says so, or it is.
+    """
+    for name, value in headers:
+        # A longer number is over any limit as well, and slow to read.
+        if name == b"content-length" and value.isdigit() and int(value[:19]) > limit:
+            raise BodyTooLarge(f"A body may have {limit} bytes.", limit_bytes=limit)
+    body = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        body += message.get("body", b"")
+        if len(body) > limit:
+            raise BodyTooLarge(f"A body may have {limit} bytes.", limit_bytes=limit)
+        if not message.get("more_body", False):
+            return bytes(body)
 
 
 def problem_body(problem: DomainError, request_id: str) -> bytes:

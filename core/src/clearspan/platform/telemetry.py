@@ -46,6 +46,21 @@ class Metrics:
             ("psp", "verb", "kind"),
             registry=self.registry,
         )
+        self.psp_webhooks_received = Counter(
+            "psp_webhooks_received_total",
+            "Messages of PSPs, by what was done with them.",
+            ("psp", "result"),
+            registry=self.registry,
+        )
+        self.psp_webhooks_waiting = Gauge(
+            "psp_webhooks_waiting", "Messages of PSPs that wait, in all tenants.", ("state",), registry=self.registry
+        )
+        self.psp_webhooks_oldest = Gauge(
+            "psp_webhooks_oldest_seconds",
+            "Age of the oldest message of a PSP that waits.",
+            ("state",),
+            registry=self.registry,
+        )
         self.reconciliation_mismatches = Counter(
             "reconciliation_mismatches_total", "Differences between our books and a PSP's.", registry=self.registry
         )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import msgspec
 from msgspec import Meta
 
 from clearspan.platform import ids
+from clearspan.platform.gate import WEBHOOKS
 
 Config = Annotated[
     dict[str, Any],
@@ -49,13 +50,21 @@ class PspAccountOut(msgspec.Struct, frozen=True, kw_only=True):
     priority: int
     status: Literal["enabled", "disabled"]
     config_version: int
+    webhook_url: Annotated[
+        str | None,
+        Meta(
+            description="Where the PSP sends its messages about this account: enter it in the PSP's dashboard. Null while"
+            " server.public_url is not known.",
+            examples=["https://pay.example.com/webhooks/whk_mfrggzdfmztwq2lkmfrggzdfmztwq2lk"],
+        ),
+    ]
     sequence: int
     created_at: datetime
     updated_at: datetime
 
     @classmethod
-    def of(cls, row: Any) -> PspAccountOut:
-        """From the columns of ``psp_accounts``."""
+    def of(cls, row: Any, public_url: str) -> PspAccountOut:
+        """From the columns of ``psp_accounts`` and ``server.public_url``."""
         return cls(
             id=ids.encode("acct", row.psp_account_id),
             object="psp_account",
@@ -65,6 +74,7 @@ class PspAccountOut(msgspec.Struct, frozen=True, kw_only=True):
             priority=row.priority,
             status=row.status,
             config_version=row.config_version,
+            webhook_url=webhook_url(public_url, row.webhook_token),
             sequence=row.sequence,
             created_at=row.created_at,
             updated_at=row.updated_at,
@@ -76,3 +86,93 @@ class PspAccountList(msgspec.Struct, frozen=True, kw_only=True):
 
     object: Literal["list"]
     data: list[PspAccountOut]
+
+
+def webhook_url(public_url: str, token: str) -> str | None:
+    """An account's webhook address, or ``None`` while nobody knows this installation's."""
+    return f"{public_url}{WEBHOOKS}/{token}" if public_url else None
+
+
+WebhookState = Literal["received", "applied", "parked", "ignored", "needs_attention", "dismissed"]
+
+
+class PspWebhookDismiss(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Close a message that nobody needs."""
+
+    reason: Annotated[
+        str,
+        Meta(min_length=3, max_length=500, description="For those who come after you.", examples=["Test of the PSP"]),
+    ]
+
+
+class PspWebhookOut(msgspec.Struct, frozen=True, kw_only=True):
+    """A PSP's message, or one event of it."""
+
+    id: Annotated[str, Meta(examples=["whi_01h455vb4pex5vsknk084sn02q"])]
+    object: Literal["psp_webhook"] = "psp_webhook"
+    live: bool
+    psp_account: str
+    event: Annotated[str, Meta(description="The PSP's id of the event, or a hash where it has none.")]
+    type: Annotated[str, Meta(description="The PSP's word.")]
+    state: WebhookState
+    note: Annotated[str | None, Meta(description="Why it is parked, needs attention or was dismissed.")]
+    attempts: Annotated[int, Meta(description="How often it was told to the payments.")]
+    seen: Annotated[int, Meta(description="How often the PSP sent it.")]
+    next_attempt_at: datetime | None
+    payment: str | None
+    operation: str | None
+    dispute: str | None
+    sequence: int
+    received_at: datetime
+    updated_at: datetime
+
+    @classmethod
+    def of(cls, row: Any) -> Self:
+        """From the columns of ``webhook_inbox``."""
+        return cls(**_columns(row))
+
+
+class PspWebhookDetail(PspWebhookOut, frozen=True, kw_only=True):
+    """The same with what it says."""
+
+    news: Annotated[dict[str, Any] | None, Meta(description="What the adapter read; null when it concerns no payment.")]
+    body: Annotated[
+        str | None,
+        Meta(description="The message, card numbers masked; null when another event of the message keeps it."),
+    ]
+
+    @classmethod
+    def with_body(cls, row: Any, body: bytes | None) -> Self:
+        """From the columns and the body in plain."""
+        text = None if body is None else body.decode("utf-8", "backslashreplace")
+        return cls(**_columns(row), news=row.news, body=text)
+
+
+class PspWebhookList(msgspec.Struct, frozen=True, kw_only=True):
+    """Messages, newest first."""
+
+    object: Literal["list"] = "list"
+    data: list[PspWebhookOut]
+    next_cursor: str | None
+    has_more: bool
+
+
+def _columns(row: Any) -> dict[str, Any]:
+    return {
+        "id": ids.encode("whi", row.inbox_id),
+        "live": row.live,
+        "psp_account": ids.encode("acct", row.psp_account_id),
+        "event": row.event_key,
+        "type": row.type,
+        "state": row.state,
+        "note": row.note,
+        "attempts": row.tries,
+        "seen": row.seen,
+        "next_attempt_at": row.due_at,
+        "payment": ids.encode_optional("pay", row.payment_id),
+        "operation": ids.encode_optional("op", row.operation_id),
+        "dispute": ids.encode_optional("dp", row.dispute_id),
+        "sequence": row.sequence,
+        "received_at": row.received_at,
+        "updated_at": row.updated_at,
+    }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import Awaitable, Mapping
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -27,16 +28,18 @@ from clearspan.platform.plugins import Plugins
 from clearspan.platform.problems import DomainError, InvalidRequest
 from clearspan.platform.telemetry import Metrics
 from clearspan.psps.calls import Observation, observe
-from clearspan.psps.schemas import PspAccountCreate, PspAccountOut, PspAccountUpdate
+from clearspan.psps.schemas import PspAccountCreate, PspAccountOut, PspAccountUpdate, webhook_url
 from clearspan.routing.service import Candidate
 from clearspan.sdk import CardSource, Money, NotFound, Outcome, PspAdapter, PspContext, PspFacts
-from clearspan.settings import PaymentSettings
+from clearspan.settings import Settings
 from clearspan.tenants.service import Tenants
 from clearspan.vaults.service import Vaults
 
 log = structlog.get_logger("clearspan.psps")
 CACHE_S = 5.0
-_COLUMNS = "psp_account_id, live, psp, name, priority, status, config_version, sequence, created_at, updated_at"
+_COLUMNS = (
+    "psp_account_id, live, psp, name, priority, status, config_version, webhook_token, sequence, created_at, updated_at"
+)
 
 
 class AccountNotFound(DomainError):
@@ -74,7 +77,11 @@ class SendingMethod(msgspec.Struct, frozen=True):
 
 
 class Sending(msgspec.Struct, frozen=True, kw_only=True):
-    """What SQL hands over for sending an operation."""
+    """What SQL hands over for sending an operation.
+
+    Attributes:
+        webhook_token: of the account's webhook address.
+    """
 
     account_id: UUID
     psp: str
@@ -123,14 +130,16 @@ class PspAccounts:
         tenants: Tenants,
         plugins: Plugins,
         vaults: Vaults,
-        settings: PaymentSettings,
+        settings: Settings,
         metrics: Metrics,
     ) -> None:
         self._db = db
         self._tenants = tenants
         self._plugins = plugins
         self._vaults = vaults
-        self._settings = settings
+        self._settings = settings.payments
+        self._rotation_overlap = timedelta(hours=settings.psps.webhook_rotation_overlap_h)
+        self._public_url = settings.server.public_url
         self._metrics = metrics
         self._adapters: dict[tuple[UUID, int, str | None], tuple[PspAdapter, PspContext]] = {}
         self._making = asyncio.Lock()
@@ -152,8 +161,9 @@ class PspAccounts:
             row = (
                 await session.execute(
                     text(
-                        "INSERT INTO psp_accounts (tenant_id, live, psp_account_id, psp, name, priority, config, created_at,"  # noqa: S608
-                        f" updated_at) VALUES (:tenant, :live, :id, :psp, :name, :priority, :config, :now, :now) RETURNING {_COLUMNS}"  # noqa: E501
+                        "INSERT INTO psp_accounts (tenant_id, live, psp_account_id, psp, name, priority, config, webhook_token,"  # noqa: S608
+                        " created_at, updated_at)"
+                        f" VALUES (:tenant, :live, :id, :psp, :name, :priority, :config, :token, :now, :now) RETURNING {_COLUMNS}"
                     ),
                     {
                         "tenant": caller.scope.tenant_id,
@@ -163,6 +173,7 @@ class PspAccounts:
                         "name": body.name,
                         "priority": body.priority,
                         "config": sealed,
+                        "token": _new_token(),
                         "now": now,
                     },
                 )
@@ -176,7 +187,7 @@ class PspAccounts:
                 sequence=1,
                 data={"psp": body.psp, "name": body.name},
             )
-            return Answer(201, msgspec.json.encode(PspAccountOut.of(row)))
+            return Answer(201, msgspec.json.encode(PspAccountOut.of(row, self._public_url)))
 
         try:
             answer = await once(self._db, caller.scope, key, work)
@@ -196,7 +207,7 @@ class PspAccounts:
                 ),
                 {"tenant": scope.tenant_id, "live": scope.live},
             )
-            return [PspAccountOut.of(row) for row in rows]
+            return [PspAccountOut.of(row, self._public_url) for row in rows]
 
     async def get(self, scope: Scope, account_id: str) -> PspAccountOut:
         """One account.
@@ -212,6 +223,8 @@ class PspAccounts:
     async def update(self, caller: Caller, account_id: str, body: PspAccountUpdate) -> PspAccountOut:
         """Change priority, status or settings.
 
+        Webhooks signed with the secret of the former settings are believed for ``psps.webhook_rotation_overlap_h`` more.
+
         Raises:
             AccountNotFound, InvalidRequest.
         """
@@ -221,20 +234,25 @@ class PspAccounts:
         if body.config is not None:
             self._check_config(account.psp, body.config)
             sealed = await self._seal(caller.scope, identity, body.config)
+        now = clock.now()
         async with self._db.begin(caller.scope) as session:
             row = (
                 await session.execute(
                     text(
                         "UPDATE psp_accounts SET priority = COALESCE(:priority, priority), status = COALESCE(:status, status),"  # noqa: S608
                         " config = COALESCE(:config, config), updated_at = :now, sequence = sequence + 1,"
-                        " config_version = config_version + CASE WHEN CAST(:config AS bytea) IS NULL THEN 0 ELSE 1 END"
+                        " config_version = config_version + CASE WHEN CAST(:config AS bytea) IS NULL THEN 0 ELSE 1 END,"
+                        " previous_config = CASE WHEN CAST(:config AS bytea) IS NULL THEN previous_config ELSE config END,"
+                        " previous_until = CASE WHEN CAST(:config AS bytea) IS NULL THEN previous_until"
+                        " ELSE CAST(:until AS timestamptz) END"
                         f" WHERE tenant_id = :tenant AND live = :live AND psp_account_id = :id RETURNING {_COLUMNS}"
                     ),
                     {
                         "priority": body.priority,
                         "status": body.status,
                         "config": sealed,
-                        "now": clock.now(),
+                        "until": now + self._rotation_overlap,
+                        "now": now,
                         "tenant": caller.scope.tenant_id,
                         "live": caller.scope.live,
                         "id": identity,
@@ -252,7 +270,11 @@ class PspAccounts:
                 data={"changed": changed, "status": row.status, "priority": row.priority},
             )
         self._known.pop(caller.scope, None)
-        return PspAccountOut.of(row)
+        return PspAccountOut.of(row, self._public_url)
+
+    def webhook_url(self, sending: Sending) -> str | None:
+        """Where the account's webhooks go; ``None`` when nobody knows this installation's address."""
+        return webhook_url(self._public_url, sending.webhook_token) if sending.webhook_token is not None else None
 
     # -- use ------------------------------------------------------------------------------------------------------
 
@@ -355,6 +377,11 @@ class PspAccounts:
     async def _seal(self, scope: Scope, account_id: UUID, config: Mapping[str, Any]) -> bytes:
         key = await self._tenants.data_key(scope.tenant_id)
         return crypto.seal(key, msgspec.json.encode(dict(config)), _place(scope, account_id))
+
+
+def _new_token() -> str:
+    """The unguessable part of an account's webhook address: 160 bits."""
+    return "whk_" + base64.b32encode(clock.random_bytes(20)).decode().lower()
 
 
 def _place(scope: Scope, account_id: UUID) -> str:

@@ -218,7 +218,7 @@ class RedirectAction(msgspec.Struct, frozen=True):
     url: str
 
 
-class Approved(msgspec.Struct, frozen=True, kw_only=True):
+class Approved(msgspec.Struct, frozen=True, kw_only=True, tag="approved"):
     """The PSP says the operation took effect.
 
     Attributes:
@@ -236,7 +236,7 @@ class Approved(msgspec.Struct, frozen=True, kw_only=True):
     raw: Mapping[str, Any] = msgspec.field(default_factory=dict)
 
 
-class Declined(msgspec.Struct, frozen=True, kw_only=True):
+class Declined(msgspec.Struct, frozen=True, kw_only=True, tag="declined"):
     """The issuer or the PSP said no, finally.
 
     Attributes:
@@ -258,7 +258,7 @@ class Declined(msgspec.Struct, frozen=True, kw_only=True):
     raw: Mapping[str, Any] = msgspec.field(default_factory=dict)
 
 
-class ActionRequired(msgspec.Struct, frozen=True, kw_only=True):
+class ActionRequired(msgspec.Struct, frozen=True, kw_only=True, tag="action_required"):
     """The payer must act first; ``expires_at`` aware UTC or ``None`` for the core's default."""
 
     psp_ref: str
@@ -267,7 +267,7 @@ class ActionRequired(msgspec.Struct, frozen=True, kw_only=True):
     raw: Mapping[str, Any] = msgspec.field(default_factory=dict)
 
 
-class Pending(msgspec.Struct, frozen=True, kw_only=True):
+class Pending(msgspec.Struct, frozen=True, kw_only=True, tag="pending"):
     """Accepted; the result comes later by webhook or lookup."""
 
     psp_ref: str

@@ -1,12 +1,7 @@
-"""The simulator's HTTP interface: an ASGI application over the bank, the book and the keys.
-
-A decision and its place in memory happen without an ``await`` in between, so two requests never decide on the same state; the
-answer goes out when the book has the line on the disk.
-"""
+"""The simulator's HTTP interface: an ASGI application. ``desk`` decides what happens, ``incidents`` what goes wrong."""
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import re
 from collections.abc import Awaitable, Callable
@@ -15,48 +10,47 @@ from urllib.parse import parse_qs
 
 import msgspec
 
-from clearspan_psp_sandbox import cards, pages
-from clearspan_psp_sandbox.bank import (
-    BY_TRACE,
-    Bank,
-    CaptureIn,
-    ChargeIn,
-    Operation,
-    RefundIn,
-    RuleBroken,
-    VoidIn,
-)
-from clearspan_psp_sandbox.book import Book, Line
-from clearspan_psp_sandbox.keys import Keys, Remembered
+from clearspan_psp_sandbox import pages, wire
+from clearspan_psp_sandbox.bank import Bank, CaptureIn, ChargeIn, Operation, RefundIn, RuleBroken, VoidIn
+from clearspan_psp_sandbox.book import Books
+from clearspan_psp_sandbox.clock import Agenda, Clock
+from clearspan_psp_sandbox.desk import Ask, Desk, Event, Reply, as_error, as_json
+from clearspan_psp_sandbox.faults import Cut, Faults, Rates, Script
+from clearspan_psp_sandbox.incidents import Incidents
+from clearspan_psp_sandbox.webhooks import Deliver, Endpoint, Sending, Webhooks
+from clearspan_psp_sandbox.wire import Receive, Send, Stream
 
 BODY_MAX_BYTES = 64_000
-_KEY = re.compile(r"[\x21-\x7e]{1,64}")
+PAGE_MAX = 100
 _ACCOUNT = re.compile(rb"Bearer sk_sandbox_([a-z0-9_]{1,32})")
 
-Send = Callable[[dict[str, Any]], Awaitable[None]]
-Reply = tuple[int, bytes, dict[str, str]]
 Body = TypeVar("Body", bound=msgspec.Struct)
+
+
+class Advance(msgspec.Struct, forbid_unknown_fields=True):
+    """Body of ``POST /v1/clock``; the clock only goes ahead."""
+
+    advance_s: float
 
 
 class Api:
     """The application.
 
     Args:
-        now: seconds since 1970.
+        seed: ids are a function of it.
+        deliver: sends a message to the outside.
     """
 
-    def __init__(self, book: Book, seed: str, now: Callable[[], float]) -> None:
-        self._book = book
-        self._now = now
+    def __init__(self, book: Books, seed: str, clock: Clock, deliver: Deliver) -> None:
+        self._clock = clock
+        self._agenda = Agenda(clock)
         self._bank = Bank(seed)
-        self._keys = Keys()
-        for line in book.read():
-            if line.operation:
-                self._bank.apply(msgspec.json.decode(line.operation, type=Operation))
-            if line.key:
-                self._keys.remember(line.account, line.key, Remembered(line.digest, line.status, line.answer), line.at)
+        self._faults = Faults()
+        self._webhooks = Webhooks(clock, self._agenda, book, self._faults, deliver)
+        self._desk = Desk(book, self._bank, clock, self._agenda, self._faults, self._webhooks, self._decision)
+        self._incidents = Incidents(self._desk, self._bank, clock)
 
-    async def __call__(self, scope: dict[str, Any], receive: Callable[[], Any], send: Send) -> None:
+    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         """ASGI."""
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
@@ -64,115 +58,175 @@ class Api:
         if scope["type"] != "http":
             return
         try:
-            reply = await self._route(scope, await _read_body(receive))
+            answer = await self._route(scope, await _read_body(receive))
         except RuleBroken as broken:
-            reply = broken.status, _error(broken), {"content-type": "application/json"}
-        status, body, headers = reply
-        pairs = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
-        pairs.append((b"content-length", str(len(body)).encode()))
-        await send({"type": "http.response.start", "status": status, "headers": pairs})
-        await send({"type": "http.response.body", "body": body})
+            answer = as_json(broken.status, as_error(broken))
+        except Cut as fault:
+            await wire.cut(fault, receive, send, reset=True)
+            return
+        if isinstance(answer, Stream):
+            try:
+                await wire.stream(answer, send)
+            except Cut as fault:
+                await wire.cut(fault, receive, send, reset=False)
+        else:
+            await wire.put(answer, send)
 
     async def close(self) -> None:
         """Close the book."""
-        await self._book.close()
+        await self._desk.close()
 
-    async def _route(self, scope: dict[str, Any], body: bytes) -> Reply:
+    async def _route(self, scope: dict[str, Any], body: bytes) -> Reply | Stream:
         method, path = scope["method"], scope["path"].strip("/").split("/")
         if method == "GET" and path == ["health"]:
-            return _json(200, b'{"status":"ok"}')
-        self._settle_due()
+            return as_json(200, b'{"status":"ok"}')
+        self._agenda.run_due()
         if path[0] == "challenge" and len(path) == 2:
             return await self._challenge(method, path[1], body)
         headers = dict(scope["headers"])
         account = _account(headers.get(b"authorization", b""))
         match method, path:
-            case "GET", ["v1", "charges", charge_id]:
-                charge = self._bank.get(account, charge_id)
-                await self._book.settled()
-                return _json(200, msgspec.json.encode(charge))
-            case "GET", ["v1", "operations"]:
-                reference = parse_qs(scope["query_string"].decode("latin-1")).get("reference", [""])[0]
-                found = self._bank.referenced(account, reference)
-                await self._book.settled()
-                return _json(200, msgspec.json.encode({"operations": found}))
-            case "GET", ["v1", "book"]:
-                whole = list(self._bank.book(account))
-                await self._book.settled()
-                return _json(200, msgspec.json.encode({"account": account, "operations": whole}))
             case "POST", ["v1", "charges", *rest]:
                 key = headers.get(b"idempotency-key", b"").decode("latin-1")
-                return await self._once(account, key, scope["path"], body, self._decision(account, rest, body))
+                return await self._change(account, key, scope["path"], rest, body)
+            case "GET", ["v1", "charges", charge_id]:
+                return await self._charge(account, charge_id)
+            case "GET", ["v1", "operations"]:
+                return await self._look_up(account, _query(scope))
+            case "GET", ["v1", "activity"]:
+                return await self._activity(account, _query(scope))
+            case "GET", ["v1", "book"]:
+                operations, disputes = list(self._bank.book(account)), list(self._bank.dispute_book(account))
+                return await self._tell({"account": account, "operations": operations, "disputes": disputes})
+            case _, ["v1", ("faults" | "clock" | "webhooks" | "events"), *_]:
+                return await self._control(account, method, path[1:], body)
             case _:
-                raise RuleBroken(404, "not_found", "There is nothing at this address.")
+                raise _nothing_here()
 
-    def _decision(self, account: str, rest: list[str], body: bytes) -> Callable[[], Operation]:
-        """What a POST asks for; called when it is sure that the key is new."""
-        bank, now = self._bank, self._now()
+    # -- what a merchant does ------------------------------------------------------------------------------------------
+
+    async def _change(self, account: str, key: str, path: str, rest: list[str], body: bytes) -> Reply | Stream:
+        digest = hashlib.sha256(path.encode() + b"\0" + body).hexdigest()
         match rest:
             case []:
-                charge_in = _decode(body, ChargeIn)
-                return lambda: bank.charge(account, charge_in, now)
-            case [charge_id, "continue"]:
-                return lambda: bank.resume(bank.get(account, charge_id), now)
-            case [charge_id, "captures"]:
-                capture_in = _decode(body, CaptureIn)
-                return lambda: bank.capture(bank.get(account, charge_id), capture_in, now)
-            case [charge_id, "voids"]:
-                void_in = _decode(body, VoidIn)
-                return lambda: bank.void(bank.get(account, charge_id), void_in, now)
-            case [charge_id, "refunds"]:
-                refund_in = _decode(body, RefundIn)
-                return lambda: bank.refund(bank.get(account, charge_id), refund_in, now)
+                wanted = _decode(body, ChargeIn)
+                self._faults.rehearse(account, wanted.reference, wanted.metadata)
+                decide = self._charging(account, wanted)
+                ask = Ask(account, "charge", wanted.reference, wanted.amount, decide, key=key, digest=digest)
+            case [charge_id, ("continue" | "captures" | "voids" | "refunds") as what]:
+                verb = what.removesuffix("s")
+                decide = self._decision(account, verb, charge_id, body)
+                about = _decode(body, _About) if verb != "continue" else _About()
+                charge = self._bank.find(charge_id)
+                reference = about.reference or (charge.reference if charge else "")
+                amount = about.amount or (charge.amount if charge else None)
+                ask = Ask(account, verb, reference, amount, decide, charge_id, body, key, digest)
             case _:
-                raise RuleBroken(404, "not_found", "There is nothing at this address.")
+                raise _nothing_here()
+        if fault := self._faults.meet(account, ask.verb, ask.reference, ask.amount):
+            return await self._incidents.change(fault, ask)
+        return await self._desk.once(ask)
 
-    async def _once(self, account: str, key: str, path: str, body: bytes, decide: Callable[[], Operation]) -> Reply:
-        """Decide, book and answer; for a key that is known, answer as before."""
-        if not key:
-            return await self._decide(account, "", "", decide)
-        if not _KEY.fullmatch(key):
-            raise RuleBroken(400, "invalid_idempotency_key", "An Idempotency-Key has 1 to 64 visible ASCII characters.")
-        if (account, key) in self._keys.in_flight:
-            raise RuleBroken(409, "idempotency_key_in_flight", "The first request with this key is not answered yet.")
-        digest = hashlib.sha256(path.encode() + b"\0" + body).hexdigest()
-        if remembered := self._keys.find(account, key, self._now()):
-            if remembered.digest != digest:
-                raise RuleBroken(422, "idempotency_key_reused", "This key came with another request before.")
-            status, answer, headers = _json(remembered.status, remembered.answer)
-            return status, answer, headers | {"idempotent-replayed": "true"}
-        self._keys.in_flight.add((account, key))
-        try:
-            return await self._decide(account, key, digest, decide)
-        finally:
-            self._keys.in_flight.discard((account, key))
+    def _charging(self, account: str, wanted: ChargeIn) -> Callable[[float], Operation]:
+        return lambda now: self._bank.charge(account, wanted, now)
 
-    async def _decide(self, account: str, key: str, digest: str, decide: Callable[[], Operation]) -> Reply:
-        line = Line(at=self._now(), account=account, key=key, digest=digest)
-        late = 0
-        try:
-            operation = decide()
-        except RuleBroken as broken:
-            if not key or broken.code in _NEVER_KEPT:
-                raise
-            line.status, line.error = broken.status, msgspec.Raw(_error(broken))
-        else:
-            line.status = 402 if operation.status == "declined" else 200
-            line.operation = msgspec.Raw(msgspec.json.encode(operation))
-            known = self._bank.find(operation.id)
-            if known is operation:  # ``continue`` changed nothing
-                await self._book.settled()
-                return _json(line.status, bytes(line.operation))
-            self._bank.apply(operation)
-            if operation.kind == "charge" and operation.card and BY_TRACE[operation.card].slow:
-                late = cards.delay_s(operation.amount)
-        if key:
-            self._keys.remember(account, key, Remembered(digest, line.status, line.answer), line.at)
-        self._book.add(line)
-        await self._book.settled()
-        if late:
-            await asyncio.sleep(late)
-        return _json(line.status, line.answer)
+    def _decision(self, account: str, verb: str, charge_id: str, body: bytes) -> Callable[[float], Operation]:
+        """What to do with a charge; decided when it is sure that the key is new."""
+        bank = self._bank
+        match verb:
+            case "continue":
+                return lambda now: bank.resume(bank.get(account, charge_id), now)
+            case "capture":
+                capture_in = _decode(body, CaptureIn)
+                return lambda now: bank.capture(bank.get(account, charge_id), capture_in, now)
+            case "void":
+                void_in = _decode(body, VoidIn)
+                return lambda now: bank.void(bank.get(account, charge_id), void_in, now)
+            case _:
+                refund_in = _decode(body, RefundIn)
+                return lambda now: bank.refund(bank.get(account, charge_id), refund_in, now)
+
+    async def _charge(self, account: str, charge_id: str) -> Reply | Stream:
+        charge = self._bank.get(account, charge_id)
+        fault = self._faults.meet(account, "lookup", charge.reference, charge.amount)
+
+        async def look() -> Reply:
+            told = self._incidents.told(fault, [charge])
+            if not told:
+                raise RuleBroken(404, "charge_not_found", "This account has no such charge.")
+            return await self._tell(told[0])
+
+        return await self._incidents.look(fault, look) if fault else await look()
+
+    async def _look_up(self, account: str, query: dict[str, str]) -> Reply | Stream:
+        reference = query.get("reference", "")
+        found = self._bank.referenced(account, reference)
+        fault = self._faults.meet(account, "lookup", reference, found[0].amount if found else None)
+
+        async def look() -> Reply:
+            told = self._incidents.told(fault, self._bank.referenced(account, reference))
+            if fault and fault.id == "F12" and fault.word("kind") == "pages":
+                return await self._tell(_page_of(told, query, size=1, first=0))
+            return await self._tell(_page_of(told, query))
+
+        return await self._incidents.look(fault, look) if fault else await look()
+
+    async def _activity(self, account: str, query: dict[str, str]) -> Reply | Stream:
+        since, until = _seconds(query, "since"), _seconds(query, "until")
+        fault = self._faults.meet(account, "activity", "", None)
+
+        async def look() -> Reply:
+            return await self._tell(_page_of(self._bank.between(account, since, until), query))
+
+        return await self._incidents.look(fault, look) if fault else await look()
+
+    async def _tell(self, what: object) -> Reply:
+        """When it is on the disk."""
+        told = msgspec.json.encode(what)
+        await self._desk.settled()
+        return as_json(200, told)
+
+    # -- what a rehearsal does -----------------------------------------------------------------------------------------
+
+    async def _control(self, account: str, method: str, path: list[str], body: bytes) -> Reply:
+        match method, path:
+            case "PUT", ["faults"]:
+                self._faults.set_rates(account, _decode(body or b"{}", Rates))
+                self._desk.keep_settings()
+            case "POST", ["faults", "scripts"]:
+                self._faults.add(account, _decode(body, Script))
+                self._desk.keep_settings()
+            case "POST", ["clock"]:
+                advance_s = _decode(body, Advance).advance_s
+                if advance_s < 0:
+                    raise RuleBroken(400, "invalid_request", "The clock only goes ahead.")
+                self._clock.offset += advance_s
+                self._desk.keep_settings(account, clock=True)
+                self._agenda.moved()
+            case "PUT", ["webhooks"]:
+                self._webhooks.set_endpoint(account, _decode(body or b"{}", Endpoint))
+                self._desk.keep_settings(account, endpoint=True)
+            case "POST", ["webhooks", "send"]:
+                return await self._tell({"sent": await self._webhooks.send(account, _decode(body or b"{}", Sending))})
+            case "POST", ["events"]:
+                return await self._tell(await self._desk.happen(account, _decode(body, Event)))
+            case "GET", ["faults" | "clock" | "webhooks"]:
+                pass
+            case _:
+                raise _nothing_here()
+        match path[0]:
+            case "faults":
+                state = self._faults.state(account)
+                rates = msgspec.to_builtins(state.chance)
+                return await self._tell({"rates": {}} | rates | {"scripts": state.scripts, "injected": state.injected})
+            case "clock":
+                return await self._tell({"now": self._clock.now()})
+            case _:
+                messages = [message.told() for message in self._webhooks.of(account)]
+                settings = msgspec.to_builtins(self._webhooks.endpoint(account))
+                return await self._tell({"url": None, "paused": False} | settings | {"messages": messages})
+
+    # -- what a payer does ---------------------------------------------------------------------------------------------
 
     async def _challenge(self, method: str, charge_id: str, body: bytes) -> Reply:
         charge = self._bank.find(charge_id)
@@ -183,37 +237,35 @@ class Api:
             if result in ("approve", "fail"):
                 noted = self._bank.authenticate(charge, approved=result == "approve")
                 if noted is not charge:
-                    self._apply(noted)
+                    self._desk.book(noted)
                     charge = noted
-            await self._book.settled()
+            await self._desk.settled()
             if charge.three_ds and charge.three_ds.result != "pending" and charge.return_url:
                 return 303, b"", {"location": pages.come_back(charge), "cache-control": "no-store"}
-        await self._book.settled()
+        await self._desk.settled()
         open_ = (
             charge.status == "requires_action" and charge.three_ds is not None and charge.three_ds.result == "pending"
         )
         return _page(200, pages.challenge(charge) if open_ else pages.done(charge), charge.return_url)
 
-    def _settle_due(self) -> None:
-        """End the pending operations whose time has come: whoever asks next sees it, and the book has it."""
-        for operation in self._bank.due(self._now()):
-            self._apply(operation)
-
-    def _apply(self, operation: Operation) -> None:
-        self._bank.apply(operation)
-        encoded = msgspec.Raw(msgspec.json.encode(operation))
-        self._book.add(Line(at=self._now(), account=operation.account, operation=encoded))
-
-    async def _lifespan(self, receive: Callable[[], Any], send: Send) -> None:
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
+        self._agenda.run_due()
         await send({"type": "lifespan.startup.complete"})
         await receive()
         await self.close()
         await send({"type": "lifespan.shutdown.complete"})
 
 
-_NEVER_KEPT = frozenset({"not_a_test_card", "card_number_outside_card"})
-"""Nothing of a request with a foreign card number is written, not even its hash."""
+class _About(msgspec.Struct):
+    """What scripts look at in any body."""
+
+    reference: str = ""
+    amount: int | None = None
+
+
+def _nothing_here() -> RuleBroken:
+    return RuleBroken(404, "not_found", "There is nothing at this address.")
 
 
 def _account(authorization: bytes) -> str:
@@ -230,7 +282,28 @@ def _decode(body: bytes, kind: type[Body]) -> Body:
         raise RuleBroken(400, "invalid_request", str(error)) from None
 
 
-async def _read_body(receive: Callable[[], Any]) -> bytes:
+def _query(scope: dict[str, Any]) -> dict[str, str]:
+    return {name: values[0] for name, values in parse_qs(scope["query_string"].decode("latin-1")).items()}
+
+
+def _seconds(query: dict[str, str], name: str) -> float:
+    try:
+        return float(query[name])
+    except (KeyError, ValueError):
+        raise RuleBroken(400, "invalid_request", f"Give {name} in seconds since 1970.") from None
+
+
+def _page_of(
+    found: list[Operation], query: dict[str, str], size: int = PAGE_MAX, first: int = PAGE_MAX
+) -> dict[str, object]:
+    """``{"operations": [...], "next": "<cursor>"}``; ``next`` is missing on the last page."""
+    cursor = query.get("cursor", "")
+    start = int(cursor) if cursor.isdecimal() and len(cursor) < 10 else 0
+    end = start + (size if cursor else first)
+    return {"operations": found[start:end]} | ({"next": str(end)} if end < len(found) else {})
+
+
+async def _read_body(receive: Callable[[], Awaitable[dict[str, Any]]]) -> bytes:
     message = await receive()
     body: bytes = message.get("body", b"")
     while message.get("more_body", False):
@@ -239,14 +312,6 @@ async def _read_body(receive: Callable[[], Any]) -> bytes:
         message = await receive()
         body += message.get("body", b"")
     return body
-
-
-def _error(broken: RuleBroken) -> bytes:
-    return msgspec.json.encode({"error": {"code": broken.code, "message": broken.message}})
-
-
-def _json(status: int, body: bytes) -> Reply:
-    return status, body, {"content-type": "application/json"}
 
 
 def _page(status: int, html: str, return_url: str | None) -> Reply:

@@ -14,16 +14,17 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec.structs import replace
 
-from clearspan_psp_sandbox import cards
+from clearspan_psp_sandbox import cards, disputes
 from clearspan_psp_sandbox.cards import Card, Refusal
+from clearspan_psp_sandbox.disputes import Dispute
 
 Kind = Literal["charge", "capture", "void", "refund"]
-Status = Literal["succeeded", "declined", "pending", "requires_action", "canceled"]
+Status = Literal["succeeded", "declined", "pending", "requires_action", "canceled", "expired", "failed"]
 
 Text = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
 Amount = Annotated[int, msgspec.Meta(ge=1, le=10**12)]
-# Its host and port go into a page's policy, the whole of it into a header.
-_ReturnUrl = Annotated[
+# A return address's host and port go into a page's policy, the whole of it into a header.
+Url = Annotated[
     str,
     msgspec.Meta(
         pattern=r"^https?://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?([/?#][!-~]*)?$", max_length=2000
@@ -51,7 +52,8 @@ class ChargeIn(msgspec.Struct, forbid_unknown_fields=True):
     card: CardIn | None = None
     network_transaction_id: Text | None = None
     customer_present: bool = True
-    return_url: _ReturnUrl | None = None
+    return_url: Url | None = None
+    webhook_url: Url | None = None
     description: Annotated[str, msgspec.Meta(max_length=500)] | None = None
     metadata: dict[Text, Annotated[str, msgspec.Meta(max_length=500)]] = msgspec.field(default_factory=dict)
 
@@ -103,7 +105,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         fee: what the account pays for it, in minor units.
         settles_at, settles_as: when and how a pending operation ends (seconds since 1970).
         released: what a final capture or a void gives back to the payer's limit.
-        capture, captured, voided, refunded and what follows: of charges only.
+        capture, captured, voided, refunded, disputed and what follows: of charges only; ``disputed`` is what disputes and returns
+            hold or have taken.
     """
 
     id: str
@@ -128,12 +131,14 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     captured: int = 0
     voided: int = 0
     refunded: int = 0
+    disputed: int = 0
     card: CardOut | None = None
     customer_present: bool | None = None
     network_transaction_id: str | None = None
     three_ds: ThreeDs | None = None
     challenge_path: str | None = None
     return_url: str | None = None
+    webhook_url: str | None = None
     description: str | None = None
     metadata: Mapping[str, str] = msgspec.field(default_factory=dict)
 
@@ -152,7 +157,7 @@ class RuleBroken(Exception):
 
 
 class Bank:
-    """All accounts' operations.
+    """All accounts' operations and disputes.
 
     Args:
         seed: ids are a function of it and of how many operations there are.
@@ -163,7 +168,9 @@ class Bank:
         self._operations: dict[str, Operation] = {}
         self._by_reference: dict[tuple[str, str], list[str]] = {}
         self._by_network_id: dict[tuple[str, str], str] = {}
-        self._waiting: set[str] = set()
+        self._reserved: set[str] = set()
+        self._changes: dict[str, Change] = {}
+        self._disputes: dict[str, Dispute] = {}
 
     def get(self, account: str, charge_id: str) -> Operation:
         """A charge of this account.
@@ -188,26 +195,58 @@ class Bank:
         """Every operation of an account in its present state, oldest first."""
         return (operation for operation in self._operations.values() if operation.account == account)
 
-    def apply(self, operation: Operation) -> None:
-        """Make an operation, or its new state, true."""
+    def last_change(self, operation_id: str) -> Change:
+        """How an operation came to be as it is."""
+        return self._changes[operation_id]
+
+    def pending(self) -> Iterator[Operation]:
+        """Every account's pending operations."""
+        return (operation for operation in self._operations.values() if operation.status == "pending")
+
+    def between(self, account: str, since: float, until: float) -> list[Operation]:
+        """What was made or changed in a span of time, oldest first, in its present state."""
+        made_or_changed = ((one, (one.created_at.timestamp(), self._changes[one.id].at)) for one in self.book(account))
+        return [one for one, times in made_or_changed if any(since <= time <= until for time in times)]
+
+    def dispute_book(self, account: str) -> Iterator[Dispute]:
+        """Every dispute and return of an account in its present state, oldest first."""
+        return (dispute for dispute in self._disputes.values() if dispute.account == account)
+
+    def apply(self, operation: Operation, at: float) -> list[Operation]:
+        """Make an operation, or its new state, true; gives every operation whose status that changed."""
         before = self._operations.get(operation.id)
         self._operations[operation.id] = operation
+        self._changes[operation.id] = Change(at, before)
+        self._reserved.discard(operation.id)
         if before is None:
             self._by_reference.setdefault((operation.account, operation.reference), []).append(operation.id)
         if operation.network_transaction_id:
             self._by_network_id[operation.account, operation.network_transaction_id] = operation.id
-        if operation.settles_at is not None and operation.status == "pending":
-            self._waiting.add(operation.id)
-        else:
-            self._waiting.discard(operation.id)
-        if operation.charge:
-            self._count(self._operations[operation.charge], before, operation)
+        if operation.charge and self._count(self._operations[operation.charge], before, operation, at):
+            return [operation, self._operations[operation.charge]]
+        return [operation]
 
-    def due(self, now: float) -> list[Operation]:
-        """Pending operations whose time has come, in their final state; the caller applies them."""
-        return [
-            self._settle(self._operations[waiting]) for waiting in sorted(self._waiting) if self._ripe(waiting, now)
-        ]
+    def apply_dispute(self, dispute: Dispute) -> None:
+        """Make a dispute, or its new state, true."""
+        before = self._disputes.get(dispute.id)
+        self._disputes[dispute.id] = dispute
+        charge = self._operations[dispute.charge]
+        held = charge.disputed + _held(dispute) - (_held(before) if before else 0)
+        self._operations[charge.id] = replace(charge, disputed=held)
+
+    def reserve(self, operation: Operation) -> None:
+        """Keep the id of an operation that will be applied later for it."""
+        self._reserved.add(operation.id)
+
+    def settle(self, operation_id: str, now: float) -> Operation | None:
+        """A pending operation in its final state when its time has come; the caller applies it."""
+        operation = self._operations[operation_id]
+        if operation.status != "pending" or operation.settles_at is None or operation.settles_at > now:
+            return None
+        if operation.settles_as == "succeeded":
+            settled = replace(operation, status="succeeded")
+            return _approved(settled) if operation.kind == "charge" else settled
+        return declined(operation, "insufficient_funds" if operation.kind == "charge" else "follow_up_refused")
 
     def charge(self, account: str, request: ChargeIn, now: float) -> Operation:
         """Authorise or purchase.
@@ -229,6 +268,7 @@ class Bank:
             card=CardOut(card.brand, card.number[-4:]),
             customer_present=request.customer_present,
             return_url=request.return_url,
+            webhook_url=request.webhook_url,
             description=request.description,
             metadata=request.metadata,
         )
@@ -237,11 +277,11 @@ class Bank:
                 400, "card_number_outside_card", "The card number stands in another field too; nothing was kept."
             )
         if reason := _refusal(account, card, request, now):
-            return _declined(charge, reason)
+            return declined(charge, reason)
         if card.authentication and request.customer_present:
             if card.authentication == "failed":
                 failed = replace(charge, three_ds=ThreeDs("frictionless", "failed"))
-                return _declined(failed, "authentication_failed")
+                return declined(failed, "authentication_failed")
             if card.authentication == "challenge":
                 waiting = replace(charge, status="requires_action", challenge_path=f"/challenge/{charge.id}")
                 return replace(waiting, three_ds=ThreeDs("challenge", "pending"))
@@ -259,9 +299,9 @@ class Bank:
         if charge.status != "requires_action" or charge.three_ds is None or charge.three_ds.result == "pending":
             return charge
         if charge.three_ds.result == "failed":
-            return _declined(charge, "authentication_failed")
+            return declined(charge, "authentication_failed")
         card = self._card_of(charge)
-        return _declined(charge, card.after_challenge) if card.after_challenge else self._authorise(charge, now)
+        return declined(charge, card.after_challenge) if card.after_challenge else self._authorise(charge, now)
 
     def capture(self, charge: Operation, request: CaptureIn, now: float) -> Operation:
         """Take an authorised amount.
@@ -309,6 +349,87 @@ class Bank:
         refund = replace(refund, reason=request.reason)
         return _pending(refund, now) if request.amount in cards.PENDING_AMOUNTS else refund
 
+    def approve(self, charge: Operation) -> Operation:
+        """The issuer takes its no back: a declined, canceled or undecided charge succeeds after all.
+
+        Raises:
+            RuleBroken: event_impossible.
+        """
+        if charge.status in ("succeeded", "expired"):
+            raise RuleBroken(422, "event_impossible", f"The charge is {charge.status}.")
+        said = {"code": None, "message": None, "network_code": None, "advice": None, "challenge_path": None}
+        network_id = charge.network_transaction_id or self._letters("nti", charge.id)
+        return _approved(replace(charge, **said, network_transaction_id=network_id))
+
+    def expire(self, charge: Operation) -> Operation:
+        """The issuer lets an authorisation lapse, or the payer's time for the challenge is over.
+
+        Raises:
+            RuleBroken: event_impossible.
+        """
+        if charge.status == "requires_action":
+            return replace(declined(charge, "challenge_expired"), status="expired")
+        if charge.open_amount == 0:
+            raise RuleBroken(422, "event_impossible", "Nothing of this charge is authorised and not captured.")
+        status: Status = charge.status if charge.captured else "expired"
+        return replace(charge, status=status, voided=charge.voided + charge.open_amount)
+
+    def fail_refund(self, account: str, refund_id: str) -> Operation:
+        """The payer's bank sends a refund back.
+
+        Raises:
+            RuleBroken: refund_not_found, event_impossible.
+        """
+        refund = self._operations.get(refund_id)
+        if refund is None or refund.account != account or refund.kind != "refund":
+            raise RuleBroken(404, "refund_not_found", "This account has no such refund.")
+        if refund.status not in ("succeeded", "pending"):
+            raise RuleBroken(422, "event_impossible", f"The refund is {refund.status}.")
+        return replace(declined(refund, "refund_returned"), status="failed")
+
+    def dispute(self, charge: Operation, status: disputes.Status, amount: int | None, now: float) -> Dispute:
+        """Open a dispute, or with the status ``returned`` take the payment back.
+
+        Raises:
+            RuleBroken: event_impossible, amount_exceeds_charge.
+        """
+        if charge.status != "succeeded":
+            raise RuleBroken(422, "event_impossible", f"The charge is {charge.status}.")
+        if (amount or 0) > charge.amount:
+            raise RuleBroken(422, "amount_exceeds_charge", f"The charge is of {charge.amount}.")
+        returned = status == "returned"
+        due = datetime.fromtimestamp(now + disputes.EVIDENCE_S, UTC)
+        return Dispute(
+            id=self._letters("rt" if returned else "dp", f"{charge.account}/{len(self._disputes)}"),
+            kind="return" if returned else "dispute",
+            account=charge.account,
+            charge=charge.id,
+            reference=charge.reference,
+            status=status,
+            amount=amount or charge.captured or charge.amount,
+            currency=charge.currency,
+            created_at=datetime.fromtimestamp(now, UTC),
+            reason="account_closed" if returned else "fraudulent",
+            network_code="AC04" if returned else "10.4",  # ISO 20022 return reason; Visa dispute condition
+            evidence_due_at=None if returned else due,
+        )
+
+    def redispute(self, account: str, dispute_id: str, status: disputes.Status) -> Dispute:
+        """A dispute in another status; no order is enforced, so that contradictions can be rehearsed.
+
+        Raises:
+            RuleBroken: dispute_not_found.
+        """
+        dispute = self._disputes.get(dispute_id)
+        if dispute is None or dispute.account != account:
+            raise RuleBroken(404, "dispute_not_found", "This account has no such dispute.")
+        return replace(dispute, status=status)
+
+    def dated(self, promised: Operation, now: float) -> Operation:
+        """A charge that was decided earlier and happens now."""
+        late = replace(promised, created_at=datetime.fromtimestamp(now, UTC))
+        return _pending(late, now) if late.status == "pending" else late
+
     def _card(self, account: str, request: ChargeIn) -> Card:
         if request.card is not None:
             if card := cards.BY_NUMBER.get(request.card.number):
@@ -327,9 +448,9 @@ class Bank:
 
     def _authorise(self, charge: Operation, now: float) -> Operation:
         if reason := cards.DECLINED_AMOUNTS.get(charge.amount):
-            return _declined(charge, reason)
+            return declined(charge, reason)
         if charge.account == "beta" and charge.amount == cards.BETA_DECLINED_AMOUNT:
-            return _declined(charge, "do_not_honor")
+            return declined(charge, "do_not_honor")
         identified = replace(charge, network_transaction_id=self._letters("nti", charge.id), challenge_path=None)
         if charge.amount in cards.PENDING_AMOUNTS:
             return _pending(identified, now)
@@ -347,25 +468,15 @@ class Bank:
             created_at=datetime.fromtimestamp(now, UTC),
             charge=charge.id,
         )
-        return _declined(child, "follow_up_refused") if amount == cards.FOLLOW_UP_REFUSED_AMOUNT else child
+        return declined(child, "follow_up_refused") if amount == cards.FOLLOW_UP_REFUSED_AMOUNT else child
 
-    def _ripe(self, operation_id: str, now: float) -> bool:
-        settles_at = self._operations[operation_id].settles_at
-        return settles_at is not None and settles_at <= now
-
-    def _settle(self, operation: Operation) -> Operation:
-        if operation.settles_as == "succeeded":
-            settled = replace(operation, status="succeeded")
-            return _approved(settled) if operation.kind == "charge" else settled
-        return _declined(operation, "insufficient_funds" if operation.kind == "charge" else "follow_up_refused")
-
-    def _count(self, charge: Operation, before: Operation | None, after: Operation) -> None:
-        """Carry a capture, void or refund over to its charge's totals."""
+    def _count(self, charge: Operation, before: Operation | None, after: Operation, at: float) -> bool:
+        """Carry a capture, void or refund over to its charge's totals; whether that changes the charge's status."""
         if charge.status == "requires_action" and after.kind == "void" and after.status == "succeeded":
-            self._operations[charge.id] = replace(
-                _declined(charge, "abandoned"), status="canceled", challenge_path=None
-            )
-            return
+            given_up = replace(declined(charge, "abandoned"), status="canceled")
+            self._operations[charge.id] = given_up
+            self._changes[charge.id] = Change(at, charge)
+            return True
         grown = _counted(after) - (_counted(before) if before else 0)
         totals = {"voided": charge.voided + (after.released if before is None else 0)}
         if after.kind == "capture":
@@ -373,14 +484,26 @@ class Bank:
         elif after.kind == "refund":
             totals["refunded"] = charge.refunded + grown
         self._operations[charge.id] = replace(charge, **totals)
+        return False
 
     def _id(self, prefix: str, account: str) -> str:
-        return self._letters(prefix, f"{account}/{len(self._operations)}")
+        return self._letters(prefix, f"{account}/{len(self._operations) + len(self._reserved)}")
 
     def _letters(self, prefix: str, name: str) -> str:
         """Letters only, so that no id can look like a card number."""
-        digest = hashlib.blake2b(f"{self._seed}/{prefix}/{name}".encode(), digest_size=10).hexdigest()
-        return f"{prefix}_{digest.translate(_HEX_TO_LETTERS)}"
+        return f"{prefix}_{letters(f'{self._seed}/{prefix}/{name}')}"
+
+
+class Change(msgspec.Struct, frozen=True):
+    """When an operation became as it is, and what it was before, if it was."""
+
+    at: float
+    before: Operation | None
+
+
+def letters(name: str) -> str:
+    """A name's hash without a digit, so that no id can look like a card number."""
+    return hashlib.blake2b(name.encode(), digest_size=10).hexdigest().translate(_HEX_TO_LETTERS)
 
 
 BY_TRACE = {CardOut(card.brand, card.number[-4:]): card for card in cards.CARDS}
@@ -413,7 +536,8 @@ def _approved(charge: Operation) -> Operation:
     return replace(charge, status="succeeded", captured=captured, fee=fixed + _variable_fee(charge.account, captured))
 
 
-def _declined(operation: Operation, reason: str) -> Operation:
+def declined(operation: Operation, reason: str) -> Operation:
+    """With a no instead; ``reason`` is a key of ``cards.REFUSALS``."""
     refusal: Refusal = cards.REFUSALS[reason]
     return replace(
         operation,
@@ -437,12 +561,18 @@ def _counted(operation: Operation) -> int:
     return operation.amount if operation.status in ("succeeded", "pending") else 0
 
 
+def _held(dispute: Dispute) -> int:
+    return dispute.amount if dispute.status in disputes.TAKES_MONEY else 0
+
+
 def _variable_fee(account: str, amount: int) -> int:
     """Rounded half up."""
     return (amount * cards.FEES.get(account, cards.FEES["alpha"]).basis_points + 5_000) // 10_000
 
 
 def _must_be_authorized(charge: Operation) -> None:
+    if charge.status == "expired":
+        raise RuleBroken(422, "authorization_expired", "The authorisation has lapsed.")
     if charge.status != "succeeded":
         raise RuleBroken(422, "charge_not_authorized", f"The charge is {charge.status}.")
 

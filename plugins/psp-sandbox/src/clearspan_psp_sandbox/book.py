@@ -2,7 +2,7 @@
 
 Lines that arrive together share one ``fsync``. A line holds the effect and the remembered answer to its idempotency key, so that
 a kill at any instant keeps both or neither. Half a line at the end (a kill while writing) is cut off at the next start; a broken
-line anywhere else stops the start.
+line anywhere else stops the start. ``MemoryBook`` is the same without a disk.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
@@ -28,22 +29,83 @@ class Line(msgspec.Struct, omit_defaults=True):
         at: seconds since 1970.
         account: whose.
         operation: the operation in its new state (``bank.Operation``), when the line books one.
+        dispute: the same of a dispute (``disputes.Dispute``).
         error: the answer, when a rule was broken.
         key, digest, status: the idempotency key, the hash of what was sent with it, and the HTTP status of the answer.
+        promise: what will happen by itself (``desk.Promise``).
+        kept: id of the promise that this line keeps.
+        lie: a message about nothing that happened (``webhooks.Lie``).
+        attempt: how the delivery of a message went (``webhooks.Attempt``).
+        faults, endpoint: the account's new settings (``faults.State``, ``webhooks.Endpoint``).
+        offset: seconds by which the simulator's clock is ahead from here on.
     """
 
     at: float
     account: str
     operation: msgspec.Raw = msgspec.Raw()
+    dispute: msgspec.Raw = msgspec.Raw()
     error: msgspec.Raw = msgspec.Raw()
     key: str = ""
     digest: str = ""
     status: int = 0
+    promise: msgspec.Raw = msgspec.Raw()
+    kept: str = ""
+    lie: msgspec.Raw = msgspec.Raw()
+    attempt: msgspec.Raw = msgspec.Raw()
+    faults: msgspec.Raw = msgspec.Raw()
+    endpoint: msgspec.Raw = msgspec.Raw()
+    offset: float | None = None
 
     @property
     def answer(self) -> bytes:
         """The bytes that were answered."""
         return bytes(self.operation) or bytes(self.error)
+
+
+class Books(Protocol):
+    """What the simulator needs of a book."""
+
+    def read(self) -> Iterator[Line]:
+        """Every line, oldest first; before the first ``add``."""
+        ...
+
+    def add(self, line: Line) -> None:
+        """Queue a line, in the order of the decisions."""
+        ...
+
+    async def settled(self) -> None:
+        """Return when every line so far is safe."""
+        ...
+
+    async def close(self) -> None:
+        """The last thing."""
+        ...
+
+
+class MemoryBook:
+    """A book for a simulation in process: no file, no thread. Given to a new simulator, that one goes on where the old one was.
+
+    Attributes:
+        lines: the lines as they would be on the disk.
+    """
+
+    def __init__(self) -> None:
+        self.lines: list[bytes] = []
+
+    def read(self) -> Iterator[Line]:
+        """See ``Books``."""
+        decoder = msgspec.json.Decoder(Line)
+        return map(decoder.decode, tuple(self.lines))
+
+    def add(self, line: Line) -> None:
+        """See ``Books``."""
+        self.lines.append(msgspec.json.encode(line))
+
+    async def settled(self) -> None:
+        """At once."""
+
+    async def close(self) -> None:
+        """Nothing to do."""
 
 
 class _Batch:

@@ -53,8 +53,10 @@ REFUSALS: dict[str, Refusal] = {
     # Reasons without a card of their own.
     "authentication_failed": Refusal("2007", "Cardholder authentication failed"),
     "abandoned": Refusal("2008", "Given up before the cardholder authenticated"),
+    "challenge_expired": Refusal("2009", "The cardholder did not authenticate in time"),
     "brand_not_accepted": Refusal("8005", "This account does not take American Express", "57"),
     "follow_up_refused": Refusal("8006", "The acquirer refused the operation"),
+    "refund_returned": Refusal("8007", "The cardholder's bank sent the refund back"),
 }
 
 

@@ -18,6 +18,7 @@ REFUSALS: dict[str, str] = {
     "2006": "blocked_by_holder",
     "2007": "authentication_required",  # the cardholder tried and failed
     "2008": "authentication_required",  # the challenge was given up
+    "2009": "authentication_required",  # the challenge was not answered in time
     "3001": "expired_card",
     "3002": "invalid_number",
     "3003": "invalid_cvc",
@@ -38,6 +39,7 @@ REFUSALS: dict[str, str] = {
     "8004": "duplicate",
     "8005": "not_permitted",  # a brand this account does not take
     "8006": "not_permitted",  # a capture, void or refund the acquirer refused
+    "8007": "not_permitted",  # a refund that came back after it had succeeded
 }
 
 BROKEN_RULES: dict[str, str] = {
@@ -45,6 +47,7 @@ BROKEN_RULES: dict[str, str] = {
     "unknown_network_transaction": "not_permitted",
     "amount_exceeds_authorized": "invalid_amount",
     "amount_exceeds_captured": "invalid_amount",
+    "authorization_expired": "not_permitted",
     "charge_not_authorized": "not_permitted",
     "charge_not_captured": "not_permitted",
     "charge_voided": "not_permitted",

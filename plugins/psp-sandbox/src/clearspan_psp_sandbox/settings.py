@@ -18,11 +18,18 @@ class SandboxPspConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         url: where this gateway reaches the simulator.
         api_key: ``sk_sandbox_`` and the account: ``alpha``, ``beta`` or a name of your own.
         public_url: where payers' browsers reach the simulator; empty: ``url``.
+        webhook_secret: what signs the account's messages; empty: ``whsec_sandbox_`` and the account.
     """
 
     url: str = "http://127.0.0.1:8081"
     api_key: str = "sk_sandbox_alpha"
     public_url: str = ""
+    webhook_secret: str = ""
+
+    @property
+    def account(self) -> str:
+        """The account's name at the simulator."""
+        return self.api_key.removeprefix("sk_sandbox_")
 
 
 TEST_ACCOUNTS = {name: {"api_key": f"sk_sandbox_{name}"} for name in ("alpha", "beta")}

@@ -76,15 +76,17 @@ CREATE TABLE webhook_inbox (
     news           jsonb,      -- what the adapter read, card numbers masked
     body           bytea,      -- the message itself, card numbers masked, encrypted under the tenant's data key
     body_hash      bytea       NOT NULL,
+    psp_sequence   bigint,     -- the PSP's own order of its events about the object
     state          text        NOT NULL CHECK (state IN ('received', 'applied', 'parked', 'ignored', 'needs_attention', 'dismissed')),
     note           text,       -- why it is parked or needs attention
     tries          integer     NOT NULL DEFAULT 0,
     seen           integer     NOT NULL DEFAULT 1, -- how often the PSP sent it
+    sequence       integer     NOT NULL DEFAULT 1, -- of the journal's entries about it
     payment_id     uuid,       -- what it was applied to
     operation_id   uuid,
     dispute_id     uuid,
     due_at         timestamptz, -- when it is looked at next; null when there is nothing to do
-    lease_until    timestamptz,
+    lease_until    timestamptz, -- somebody tells it until then; also their token, so that a late one changes nothing
     received_at    timestamptz NOT NULL,
     updated_at     timestamptz NOT NULL,
     PRIMARY KEY (tenant_id, live, inbox_id),
@@ -92,7 +94,7 @@ CREATE TABLE webhook_inbox (
     FOREIGN KEY (tenant_id, live, psp_account_id) REFERENCES psp_accounts
 );
 CREATE INDEX webhook_inbox_due ON webhook_inbox (due_at) WHERE due_at IS NOT NULL;
-CREATE INDEX webhook_inbox_newest ON webhook_inbox (tenant_id, live, received_at DESC, inbox_id DESC);
+CREATE INDEX webhook_inbox_open ON webhook_inbox (state, received_at) WHERE state IN ('received', 'parked', 'needs_attention');
 CREATE TRIGGER keep BEFORE DELETE ON webhook_inbox FOR EACH ROW EXECUTE FUNCTION refuse_delete();
 
 -- Disputes and returned direct debits. They never change a payment's status, only its disputed and returned amounts.
