@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -268,21 +268,29 @@ def with_payments(settings: Settings, *, lease_s: int | None = None, **changes: 
 
 
 class Web:
-    """Gateways in processes of their own (``tests.system.serve``), each on its port, that live again when they are killed.
+    """Gateways and workers in processes of their own (``tests.system.serve``) that live again when they are killed.
 
     Attributes:
-        urls: one per process.
+        urls: one per gateway.
+        shared_url: whichever gateway is free.
         doom: the folder in which a file calls for a kill; see ``tests.system.serve``.
+        count: how many processes there are, gateways first.
         kills: how many were killed from here.
+        births: how many were started, by kills from here, by doom or else.
     """
 
-    def __init__(self, process: asyncio.subprocess.Process, urls: list[str], doom: Path) -> None:
+    def __init__(
+        self, process: asyncio.subprocess.Process, urls: list[str], shared_url: str, doom: Path, count: int
+    ) -> None:
         self._process = process
         self._pids: dict[int, int] = {}
         self._born = asyncio.Condition()
         self.urls = urls
+        self.shared_url = shared_url
         self.doom = doom
+        self.count = count
         self.kills = 0
+        self.births = 0
 
     async def watch(self) -> None:
         """Keep up with who lives."""
@@ -291,23 +299,33 @@ class Web:
             index, pid = map(int, line.split())
             async with self._born:
                 self._pids[index] = pid
+                self.births += 1
                 self._born.notify_all()
 
     async def kill(self, index: int = 0) -> None:
         """SIGKILL, and wait until another one is there."""
         async with self._born:
             await self._born.wait_for(lambda: index in self._pids)
-            os.kill(self._pids.pop(index), signal.SIGKILL)
-            self.kills += 1
+            with suppress(ProcessLookupError):  # It killed itself in this moment.
+                os.kill(self._pids.pop(index), signal.SIGKILL)
+                self.kills += 1
             await self._born.wait_for(lambda: index in self._pids)
+
+    def signal(self, index: int, number: signal.Signals) -> None:
+        """Send a signal to a process, if it is there; one that ends by it lives again."""
+        with suppress(KeyError, ProcessLookupError):
+            os.kill(self._pids[index], number)
 
 
 @asynccontextmanager
-async def web(url: str, settings: Settings, master: MasterKey, folder: Path, *, count: int = 1) -> AsyncIterator[Web]:
-    """Start ``count`` gateways, and stop them at the end."""
+async def web(
+    url: str, settings: Settings, master: MasterKey, folder: Path, *, count: int = 1, workers: int = 0, **more: Any
+) -> AsyncIterator[Web]:
+    """Start ``count`` gateways and so many workers, and stop them at the end. ``more``: see ``tests.system.serve.Task``."""
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        listeners = [stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=1024)) for _ in range(count)]
+        listeners = [stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=1024)) for _ in range(count + 1)]
+        *own, shared = [one.fileno() for one in listeners]
         task = {
             "url": url,
             "master": master._secret.hex(),
@@ -315,8 +333,10 @@ async def web(url: str, settings: Settings, master: MasterKey, folder: Path, *, 
             "plugin": settings.plugin,
             "payments": settings.payments,
             "idempotency": settings.idempotency,
-            "sockets": [one.fileno() for one in listeners],
-        }
+            "sockets": own,
+            "shared": shared,
+            "workers": workers,
+        } | more
         with (folder / "log").open("ab") as log:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
@@ -328,8 +348,8 @@ async def web(url: str, settings: Settings, master: MasterKey, folder: Path, *, 
                 pass_fds=[one.fileno() for one in listeners],
                 cwd=Path(__file__).parent.parent,
             )
-        urls = [f"http://127.0.0.1:{one.getsockname()[1]}" for one in listeners]
-        running = Web(process, urls, folder / "doom")
+        *urls, shared_url = [f"http://127.0.0.1:{one.getsockname()[1]}" for one in listeners]
+        running = Web(process, urls, shared_url, folder / "doom", count + workers)
         assert process.stdin is not None
         process.stdin.write(msgspec.json.encode(task))
         process.stdin.close()

@@ -1,32 +1,55 @@
-"""Gateways that may be killed at any instant: ``python -m tests.system.serve``, told by JSON on standard input what to serve.
+"""Gateways and workers that may be killed at any instant: ``python -m tests.system.serve``, told by JSON on standard input what to do.
 
-The parent imports everything once, listens, and forks a child per socket; a child that dies is forked again at once. It prints
-``<socket> <pid>`` for every child. Clients keep waiting in the socket's queue while nobody is there to accept them.
+The parent imports everything once, listens, and forks a child per socket and one per worker; a child that ends is forked again at
+once. It prints ``<number> <pid>`` for every child, gateways first. Clients keep waiting in the socket's queue while nobody is there
+to accept them.
 
 A file named ``<point>-<verb>-<amount>`` in the folder ``doom`` makes the child that comes by take the file away and kill itself:
-``reserved`` before the PSP is called, ``answered`` when it has answered, ``settled`` when the outcome is stored.
+
+=========================  =========================================================================================
+``reserved``               the operation is stored, the PSP is not called yet (also when it is sent again)
+``answered``               the PSP has answered, nothing of it is stored
+``settled``                the outcome is stored, nobody is told
+``retrieve`` as the verb   the same points around recovery's lookup
+=========================  =========================================================================================
 """
 
 from __future__ import annotations
 
+import asyncio
+import functools
+import gc
 import os
 import signal
 import socket
+import ssl
 import sys
+import time
+import traceback
 from pathlib import Path
 from typing import Any, Never
 
+import httpx
 import msgspec
 import uvicorn
+import uvloop
+from sqlalchemy.orm import configure_mappers
+from tests.conftest import lifespan
 
 import clearspan.app
+import clearspan.worker
 from clearspan.app import Gateway, create_app
+from clearspan.payments import recovery
 from clearspan.payments.service import Payments
 from clearspan.platform import plugins
 from clearspan.platform.crypto import MasterKey
+from clearspan.platform.runtime import Runtime
 from clearspan.platform.telemetry import configure_logging
 from clearspan.sdk import Outcome, PspAdapter
 from clearspan.settings import DataSettings, load
+
+AGAIN_S = 0.2
+"""Between two lives when one could not even begin."""
 
 
 class Task(msgspec.Struct, frozen=True):
@@ -39,6 +62,11 @@ class Task(msgspec.Struct, frozen=True):
         plugin: the plugins' settings.
         payments, idempotency: settings that differ from the defaults.
         sockets: listening sockets, inherited.
+        shared: one more, where every gateway listens; -1: none.
+        workers: how many of them besides the gateways.
+        redis_url: their queue.
+        tables: settings of further tables; table -> name -> value.
+        delays_s: other distances between the looks of recovery than the real ones.
     """
 
     url: str
@@ -48,6 +76,11 @@ class Task(msgspec.Struct, frozen=True):
     payments: dict[str, float | str]
     idempotency: dict[str, int]
     sockets: list[int]
+    shared: int = -1
+    workers: int = 0
+    redis_url: str = ""
+    tables: dict[str, dict[str, Any]] = {}
+    delays_s: list[float] = []
 
 
 def die(doom: Path, point: str, verb: str, amount_minor: int) -> None:
@@ -60,7 +93,7 @@ def die(doom: Path, point: str, verb: str, amount_minor: int) -> None:
 
 
 def doomed(kind: type[PspAdapter], doom: Path) -> type[PspAdapter]:
-    """The adapter with the first two points around each verb that moves money."""
+    """The adapter with the first two points around each verb that moves money, and around the lookup."""
 
     async def around(self: Any, verb: str, request: Any) -> Outcome:
         die(doom, "reserved", verb, request.amount.amount_minor)
@@ -74,9 +107,15 @@ def doomed(kind: type[PspAdapter], doom: Path) -> type[PspAdapter]:
 
         return call
 
-    return type(
-        kind.__name__, (kind,), {verb: wrapped(verb) for verb in ("create_intent", "capture", "cancel", "refund")}
-    )
+    verbs = ("create_intent", "capture", "cancel", "refund", "retrieve")
+    return type(kind.__name__, (kind,), {verb: wrapped(verb) for verb in verbs})
+
+
+async def rehearse(application: Any) -> None:
+    """A whole life without a client."""
+    async with lifespan(application), httpx.AsyncClient(transport=httpx.ASGITransport(app=application)) as http:
+        for path in ("/health/ready", "/v1/payments"):
+            await http.get(f"http://gateway.test{path}")
 
 
 def main() -> Never:
@@ -94,7 +133,13 @@ def main() -> Never:
         plugin=task.plugin,
         payments=msgspec.structs.replace(defaults.payments, **task.payments),
         idempotency=msgspec.structs.replace(defaults.idempotency, **task.idempotency),
+        **{
+            table: msgspec.structs.replace(getattr(defaults, table), **changes)
+            for table, changes in task.tables.items()
+        },
     )
+    if task.delays_s:
+        setattr(recovery, "DELAYS_S", tuple(task.delays_s))  # noqa: B010  (a constant otherwise)
     configure_logging("warning", "json")
     loaded = plugins.load({"psp-sandbox": "", "vault-sandbox": ""})
     loaded.psps["sandbox"] = doomed(loaded.psps["sandbox"], doom)
@@ -108,15 +153,41 @@ def main() -> Never:
             return settled
 
     setattr(clearspan.app, "Payments", DoomedPayments)  # noqa: B010  (the composition root makes one)
+    master = MasterKey(bytes.fromhex(task.master))
     # Made once and opened by each child: a life begins in milliseconds.
-    application: Any = create_app(Gateway(settings, task.url, MasterKey(bytes.fromhex(task.master)), loaded))
+    application: Any = create_app(Gateway(settings, task.url, master, loaded))
     config = uvicorn.Config(
         application, log_level="warning", access_log=False, loop="uvloop", http="httptools", ws="none"
     )
 
-    def serve(listener: socket.socket) -> Never:
-        uvicorn.Server(config).run(sockets=[listener])
-        os._exit(0)
+    runtime = Runtime(
+        settings=settings,
+        master=master,
+        plugins=loaded,
+        owner_url="",
+        app_url=task.url,
+        redis_url=task.redis_url,
+        servers=None,
+    )
+    (settings.data_dir / "run").mkdir(exist_ok=True)
+    shared = [socket.socket(fileno=task.shared)] if task.shared >= 0 else []
+
+    def serve(listener: socket.socket) -> None:
+        uvicorn.Server(config).run(sockets=[listener, *shared])
+
+    def work() -> None:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(clearspan.worker._work(runtime))
+
+    # What each life would do again: read the certificates, which takes longest, import what is imported late, configure the mappers.
+    setattr(ssl, "create_default_context", functools.cache(ssl.create_default_context))  # noqa: B010
+    config.load()
+    configure_mappers()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(rehearse(create_app(Gateway(settings, task.url, master, loaded))))
+    # Pages that the collector writes to would be copied.
+    gc.collect()
+    gc.freeze()
 
     listeners = [socket.socket(fileno=number) for number in task.sockets]
     children: dict[int, int] = {}
@@ -125,7 +196,13 @@ def main() -> Never:
         pid = os.fork()
         if pid == 0:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            serve(listeners[index])
+            try:
+                serve(listeners[index]) if index < len(listeners) else work()
+            except BaseException:  # A database that is away at the start, for instance; the parent tries again.
+                traceback.print_exc()
+                time.sleep(AGAIN_S)
+                os._exit(1)
+            os._exit(0)
         children[pid] = index
         print(index, pid, flush=True)  # noqa: T201
 
@@ -135,7 +212,7 @@ def main() -> Never:
         os._exit(0)
 
     signal.signal(signal.SIGTERM, stop)
-    for index in range(len(listeners)):
+    for index in range(len(listeners) + task.workers):
         fork(index)
     while True:
         pid, _ = os.wait()
