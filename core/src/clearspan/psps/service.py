@@ -365,7 +365,7 @@ class PspAccounts:
                     told: dict[str, Any] = {"psp": sending.psp, "name": sending.account, "verb": group}
                     if change is Change.OPENED:
                         told |= {"failed": circuit.failures, "calls": circuit.calls}
-                    log.warning(f"circuit {change.value}", account=account, **told)
+                    log.warning("circuit changed", account=account, change=change.value, **told)
                     task = asyncio.create_task(self._tell(scope, sending.account_id, change, told))
                     self._telling.add(task)
                     task.add_done_callback(self._telling.discard)
