@@ -324,7 +324,9 @@ async def web(
     """Start ``count`` gateways and so many workers, and stop them at the end. ``more``: see ``tests.system.serve.Task``."""
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        listeners = [stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=1024)) for _ in range(count + 1)]
+        listeners = [
+            stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=1024)) for _ in range(count + 1)
+        ]
         *own, shared = [one.fileno() for one in listeners]
         task = {
             "url": url,

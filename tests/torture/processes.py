@@ -613,9 +613,7 @@ class Report(msgspec.Struct, kw_only=True):
             for name, value in rows
         ]
         broken = [f"  {one}" for one in self.violations[:20]]
-        return "\n".join(
-            [*shown, *broken, f"repeat with: {self.command}" if broken else "every promise held"]
-        )
+        return "\n".join([*shown, *broken, f"repeat with: {self.command}" if broken else "every promise held"])
 
 
 async def end(world: World, load: Load, report: Report) -> None:
@@ -647,7 +645,10 @@ async def end(world: World, load: Load, report: Report) -> None:
     report.converged_max_s = _share(late, 1.0)
     if report.converged_p99_s > PROMISE_S:
         found.append(Violation("I9", f"99 of 100 took up to {report.converged_p99_s} s, the promise is {PROMISE_S} s"))
-    kinds = Counter({"I1": "duplicates", "I2": "lost", "lost": "lost", "I3": "phantom", "I9": "unconverged"}.get(one.code, "other") for one in found)
+    kinds = Counter(
+        {"I1": "duplicates", "I2": "lost", "lost": "lost", "I3": "phantom", "I9": "unconverged"}.get(one.code, "other")
+        for one in found
+    )
     for kind, count in kinds.items():
         setattr(report, kind, count)
     report.violations = [str(one) for one in found]
@@ -711,7 +712,9 @@ def _answers(world: World, load: Load) -> Iterable[Answered]:
 
 def _one_payment_per_key(ours: invariants.Ours, load: Load) -> Iterable[Violation]:
     """Not one more, not one less than the clients' keys that asked for one."""
-    told = {str(ids.decode("pay", one.told["id"])) for one in load.asked if one.path == "/v1/payments" and one.succeeded}
+    told = {
+        str(ids.decode("pay", one.told["id"])) for one in load.asked if one.path == "/v1/payments" and one.succeeded
+    }
     here = {one["payment_id"] for one in ours.payments}
     for payment_id in here - told:
         yield Violation("I5", f"payment {payment_id} exists, and no client was told of it")
@@ -824,9 +827,9 @@ def run(options: argparse.Namespace, tier: Callable[[Path], Any]) -> int:
         if not options.keep:
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
         report: Report = asyncio.run(tier(folder))
-    print(report.table())  # noqa: T201
+    print(report.table())
     if options.keep:
-        print(f"kept: {folder}")  # noqa: T201
+        print(f"kept: {folder}")
     if options.json is not None:
         options.json.write_bytes(msgspec.json.format(msgspec.json.encode(report)))
     return 1 if report.violations else 0
