@@ -1,17 +1,18 @@
-"""Gateways and workers that may be killed at any instant: ``python -m tests.system.serve``, told by JSON on standard input what to do.
+"""Gateways and workers that may be killed at any instant: ``python -m tests.system.serve``, told by JSON on standard
+input what to do.
 
-The parent imports everything once, listens, and forks a child per socket and one per worker; a child that ends is forked again at
-once. It prints ``<number> <pid>`` for every child, gateways first. Clients keep waiting in the socket's queue while nobody is there
-to accept them.
+The parent imports everything once, listens, and forks a child per socket and one per worker; a child that ends is
+forked again at once. It prints ``<number> <pid>`` for every child, gateways first. Clients keep waiting in the
+socket's queue while nobody is there to accept them.
 
-A file named ``<point>-<verb>-<amount>`` in the folder ``doom`` makes the child that comes by take the file away and kill itself:
+A file named ``<point>-<verb>-<amount>`` in the folder ``doom`` makes the child that comes by take the file away and
+kill itself:
 
 =========================  =========================================================================================
 ``reserved``               the operation is stored, the PSP is not called yet (also when it is sent again)
-``answered``               the PSP has answered, nothing of it is stored
-``settled``                the outcome is stored, nobody is told
-``retrieve`` as the verb   the same points around recovery's lookup
-=========================  =========================================================================================
+``answered``               the PSP has answered, nothing of it is stored ``settled``                the outcome is
+stored, nobody is told ``retrieve`` as the verb   the same points around recovery's lookup =========================
+=========================================================================================
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """A TCP proxy on loopback between the gateway and PostgreSQL or Redis, told in process how to fail.
 
 It understands as much of PostgreSQL's protocol as it takes to know which statement a client executes: drivers name a
-prepared statement, whose text went over the connection long before. So a trap on ``b"operation_settle"`` springs when that
-function is called, not when it is prepared (PostgreSQL 16 documentation, chapters 55.2 "Message Flow" and 55.7 "Message Formats").
+prepared statement, whose text went over the connection long before. So a trap on ``b"operation_settle"`` springs when
+that function is called, not when it is prepared (PostgreSQL 16 documentation, chapters 55.2 "Message Flow" and 55.7
+"Message Formats").
 """
 
 from __future__ import annotations
