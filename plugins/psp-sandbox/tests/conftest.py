@@ -320,7 +320,9 @@ class World:
     async def restarted(self) -> World:
         """Another simulator over the same book, at the same time."""
         await self.close()
-        return World(book=self.book, time=self.time)
+        again = World(book=self.book, time=self.time)
+        again._references = self._references
+        return again
 
     async def close(self) -> None:
         await self.http.aclose()
@@ -363,6 +365,12 @@ def broken_tls(tmp_path: Path) -> Iterator[str]:
     running = Running("clearspan_psp_sandbox.simulator", tmp_path / "psp", "--tls-port", str(port))
     yield f"https://127.0.0.1:{port}"
     running.stop()
+
+
+@pytest.fixture
+def new_world() -> type[World]:
+    """For tests that need more than one."""
+    return World
 
 
 @pytest.fixture

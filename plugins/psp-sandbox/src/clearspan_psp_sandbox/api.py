@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
 from collections.abc import Awaitable, Callable
@@ -49,6 +50,11 @@ class Api:
         self._webhooks = Webhooks(clock, self._agenda, book, self._faults, deliver)
         self._desk = Desk(book, self._bank, clock, self._agenda, self._faults, self._webhooks, self._decision)
         self._incidents = Incidents(self._desk, self._bank, clock)
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return  # The server's start-up opens the agenda.
+        self._agenda.run_due()
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -224,7 +230,7 @@ class Api:
             case _:
                 messages = [message.told() for message in self._webhooks.of(account)]
                 settings = msgspec.to_builtins(self._webhooks.endpoint(account))
-                return await self._tell({"url": None, "paused": False} | settings | {"messages": messages})
+                return await self._tell({"url": "", "paused": False} | settings | {"messages": messages})
 
     # -- what a payer does ---------------------------------------------------------------------------------------------
 
