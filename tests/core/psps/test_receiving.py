@@ -177,12 +177,17 @@ async def test_a_second_rotation_ends_the_first_secret(shop: Shop, post: Post, p
     assert told == {post.secret: 401, "whsec_second": 200, "whsec_third": 200}
 
 
-async def test_other_changes_of_an_account_keep_its_secrets(shop: Shop, post: Post, puppet: Puppet) -> None:
+async def test_other_changes_of_an_account_keep_its_secrets(
+    shop: Shop, post: Post, puppet: Puppet, superuser: asyncpg.Connection[asyncpg.Record]
+) -> None:
     await rotate(shop, post, puppet, "whsec_new")
+    until = "SELECT previous_until FROM psp_accounts WHERE psp_account_id = $1", ids.decode("acct", post.account["id"])
+    before = await superuser.fetchval(*until)
     changed = await shop.http.patch(
         f"/v1/psp-accounts/{post.account['id']}", json={"priority": 5, "status": "disabled"}
     )
     assert changed.status_code == 200
+    assert await superuser.fetchval(*until) == before, "the overlap is not prolonged"
     # Disabled: no new charges, but what was charged still has its messages.
     for secret in (post.secret, "whsec_new"):
         assert (await post.send(event(approved(op())), secret=secret)).status_code == 200
