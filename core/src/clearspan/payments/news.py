@@ -21,7 +21,7 @@ from clearspan.payments.rows import Opened
 from clearspan.platform import clock, ids
 from clearspan.platform.context import Caller
 from clearspan.psps.calls import Observation, read
-from clearspan.sdk import Approved, DisputeNews, Hint, Money, News, OperationNews, OutcomeUnknown
+from clearspan.sdk import Approved, Declined, DisputeNews, Hint, Money, News, OperationNews, OutcomeUnknown
 
 if TYPE_CHECKING:
     from clearspan.payments.service import Payments
@@ -77,7 +77,7 @@ async def tell(
     """
     if isinstance(news, DisputeNews):
         return await _dispute(payments, caller, account_id, news, sequence)
-    opened = await _match(payments, caller, account_id, news)
+    opened = await match(payments, caller, account_id, news)
     if opened is None and isinstance(news, OperationNews):
         opened = await _adopt(payments, caller, account_id, news, adopt=adopt)
     if opened is None:
@@ -89,7 +89,7 @@ async def tell(
     if isinstance(news, Hint):
         await payments.settle(caller, opened, await _looked_up(payments, caller, opened), fact_id=fact_id)
         return told
-    observation = _observed(news, Money(operation.amount_minor, operation.currency))
+    observation = observed(news, Money(operation.amount_minor, operation.currency))
     contradicts = (
         operation.state in FINAL
         and observation.observed in ("succeeded", "declined")
@@ -107,7 +107,8 @@ async def tell(
     return told
 
 
-async def _match(payments: Payments, caller: Caller, account_id: UUID, news: OperationNews | Hint) -> Opened | None:
+async def match(payments: Payments, caller: Caller, account_id: UUID, news: OperationNews | Hint) -> Opened | None:
+    """The operation that news speaks of, if we have it."""
     document = {
         "psp_account_id": account_id,
         "operation_id": _operation(news.reference),
@@ -128,18 +129,27 @@ async def _looked_up(payments: Payments, caller: Caller, opened: Opened) -> Obse
     return found
 
 
-def _observed(news: OperationNews, asked: Money) -> Observation:
+def observed(news: OperationNews, asked: Money) -> Observation:
+    """What news says about an operation over ``asked``."""
     try:
         return read(news.outcome, asked, "webhook")
     except OutcomeUnknown as error:
         return Observation(observed="unknown", source="webhook", code="psp_answer_unclear", message=str(error)[:500])
 
 
+def came_to_nothing(news: OperationNews) -> bool:
+    """Whether the PSP refused the operation: there is no money to account for."""
+    return isinstance(news.outcome, Declined)
+
+
 async def _adopt(
     payments: Payments, caller: Caller, account_id: UUID, news: OperationNews, *, adopt: bool
 ) -> Opened | None:
-    """An operation that only the PSP knows and that took effect there."""
-    if not isinstance(news.outcome, Approved) or (news.kind == "charge" and not adopt):
+    """An operation that only the PSP knows and that took effect there, or may."""
+    if isinstance(news.outcome, Declined) or (news.kind == "charge" and not adopt):
+        return None
+    amount = news.outcome.amount if isinstance(news.outcome, Approved) else news.amount
+    if amount is None:
         return None
     operation_id = _operation(news.reference) or uuid5(account_id, f"{news.kind} {news.outcome.psp_ref}")
     payment_id = _payment(news.metadata.get(PAYMENT_LABEL)) or uuid5(operation_id, "payment")
@@ -150,8 +160,8 @@ async def _adopt(
             "operation_id": operation_id,
             "kind": news.kind,
             "capture": capture,
-            "amount_minor": news.outcome.amount.amount_minor,
-            "currency": news.outcome.amount.currency,
+            "amount_minor": amount.amount_minor,
+            "currency": amount.currency,
             "psp_account_id": account_id,
             "charge_ref": news.charge_ref,
             "psp_key": f"adopted-{operation_id}",
@@ -162,7 +172,7 @@ async def _adopt(
         return None
     if msgspec.json.decode(found, type=_Adopted).known:
         # Its reservation was committed in this moment, for another account or kind than the news speaks of, or for the same.
-        return await _match(payments, caller, account_id, news)
+        return await match(payments, caller, account_id, news)
     return _OPENED.decode(found)
 
 

@@ -461,6 +461,6 @@ class PspAdapter(Protocol):
         """
         ...
 
-    async def activity(self, since: datetime, until: datetime) -> Sequence[OperationNews]:
+    async def activity(self, since: datetime, until: datetime) -> Sequence[News]:
         """Everything the PSP did for this account in a span of time, oldest first; called when ``Lookup.by_time`` says so."""
         ...

@@ -308,3 +308,27 @@ BEGIN
             'payload_hash', encode(sha256(convert_to(held.reason, 'UTF8')), 'hex')))))
         || jsonb_build_object('decision', to_jsonb(held));
 END $$;
+
+-- What it takes to ask a PSP on behalf of an account; null when there is none.
+CREATE OR REPLACE FUNCTION account_sending_{{v}}(p jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM set_config('app.tenant', p->>'tenant_id', true), set_config('app.live', p->>'live', true);
+    RETURN (SELECT jsonb_build_object('account_id', a.psp_account_id, 'psp', a.psp, 'account', a.name, 'config_version',
+                a.config_version, 'config', encode(a.config, 'base64'), 'webhook_token', a.webhook_token)
+            FROM psp_accounts a
+            WHERE a.tenant_id = (p->>'tenant_id')::uuid AND a.live = (p->>'live')::boolean
+              AND a.psp_account_id = (p->>'psp_account_id')::uuid);
+END $$;
+
+-- Let recovery look now at every operation of an account whose outcome is open. Returns how many there are.
+CREATE OR REPLACE FUNCTION operations_awaken_{{v}}(p jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+    woken integer;
+BEGIN
+    PERFORM set_config('app.tenant', p->>'tenant_id', true), set_config('app.live', p->>'live', true);
+    UPDATE operations SET sweep_at = (p->>'now')::timestamptz
+    WHERE tenant_id = (p->>'tenant_id')::uuid AND live = (p->>'live')::boolean AND psp_account_id = (p->>'psp_account_id')::uuid
+      AND state IN ('submitted', 'requires_action', 'pending', 'unknown', 'needs_review');
+    GET DIAGNOSTICS woken = ROW_COUNT;
+    RETURN to_jsonb(woken);
+END $$;
