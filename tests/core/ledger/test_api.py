@@ -8,10 +8,15 @@ import httpx
 import pytest
 from tests.core.payments.conftest import psp_url, shop
 
+from clearspan.ledger import service as ledger
+from clearspan.ledger.service import EntryQuery
 from clearspan.platform import clock, ids
+from clearspan.platform.context import Scope
+from clearspan.platform.db import Database
+from clearspan.settings import Settings
 
 if TYPE_CHECKING:
-    from tests.conftest import NewClient, NewMerchant
+    from tests.conftest import Merchant, NewClient, NewMerchant, Urls
     from tests.shop import Shop
 
 __all__ = ["psp_url", "shop"]
@@ -111,3 +116,19 @@ async def test_the_ledger_has_a_scope_of_its_own(new_client: NewClient, new_merc
         client = await new_client(await new_merchant(scopes=frozenset({scope})))
         for path in ("balances", "entries"):
             assert (await client.get(f"/v1/ledger/{path}")).status_code == status
+
+
+async def test_by_its_queries_alone_the_ledger_keeps_tenants_and_modes_apart(
+    paid: dict[str, Any], merchant: Merchant, other_merchant: Merchant, urls: Urls, settings: Settings
+) -> None:
+    unbound = Database(urls.superuser, settings.database)
+    await unbound.open()
+    try:
+        own = merchant.caller.scope
+        assert len((await ledger.balances(unbound, own)).data) == 3
+        for scope in (other_merchant.caller.scope, Scope(tenant_id=own.tenant_id, live=True)):
+            assert (await ledger.balances(unbound, scope)).data == []
+            assert (await ledger.entries(unbound, scope, EntryQuery(), limit=100, cursor=None)).data == []
+            assert [one async for one in ledger.differences(unbound, scope)] == []
+    finally:
+        await unbound.close()

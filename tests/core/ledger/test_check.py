@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.core.payments.test_model_and_sql import STEP, step
 
+from clearspan.ledger import service as ledger
 from clearspan.payments import check
 from clearspan.payments.models import Operation, OperationState
 from clearspan.platform import clock, ids
@@ -104,6 +105,10 @@ BY_HAND = {
     ),
     "a change that nobody told": (
         "UPDATE payment_intents SET sequence = sequence + 5 WHERE payment_id = {payment}",
+        {"event": "payment"},
+    ),
+    "a payment that is behind its events": (
+        "UPDATE payment_intents SET sequence = sequence - 2 WHERE payment_id = {payment}",
         {"event": "payment"},
     ),
     "a payment that is gone": (
@@ -215,6 +220,23 @@ async def test_pages_smaller_than_the_data_see_all_of_it(
     )
     await clumsy.execute("UPDATE payment_intents SET voided_minor = 1 WHERE payment_id = $1", payment_id)
     assert {one.kind for one in await look(db, money)} == {"payment", "ledger"}
+    await clumsy.execute("DELETE FROM payment_intents WHERE tenant_id = $1", money.scope.tenant_id)
+    found = await look(db, money)
+    assert len([one for one in found if one.kind == "orphan"]) == 14
+    assert len({one.id for one in found if one.kind == "ledger"}) == 14
+
+
+async def test_the_ledger_alone_tells_what_is_wrong_with_it(
+    past: Past, money: Any, db: Database, clumsy: Connection
+) -> None:
+    statement = "UPDATE ledger_entries SET amount_minor = -999 WHERE payment_id = $1 AND account = 'captured'"
+    await clumsy.execute(statement, past.payment_id)
+    found = [one async for one in ledger.differences(db, money.scope)]
+    assert [(one.kind, one.account, one.expected, one.found) for one in found] == [
+        ("balance", "captured", -1000, -999),
+        ("transfer_not_zero", None, 0, 1),
+        ("sum_not_zero", None, 0, 1),
+    ]
 
 
 # -- What facts can be read as --------------------------------------------------------------------------------------------------
