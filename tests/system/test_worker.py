@@ -287,3 +287,34 @@ async def test_two_workers_and_a_killed_one_close_each_payment_once(
             assert [entry["type"] for entry in audit].count("payment.expired") == 1
     finally:
         await asyncio.to_thread(second.end, signal.SIGKILL)
+
+
+async def test_what_happened_is_sealed_signed_and_taken_off_the_host(
+    worker: Worker,
+    dead_redis: str,
+    client: httpx.AsyncClient,
+    database: asyncpg.Connection[asyncpg.Record],
+    tmp_path: Path,
+) -> None:
+    """The proof needs the database alone."""
+    held = tmp_path / "checkpoints.txt"
+    worker.environ |= {
+        "CLEARSPAN_AUDIT_SEAL_INTERVAL_S": "0.1",
+        "CLEARSPAN_AUDIT_CHECKPOINT_INTERVAL_S": "1",
+        "CLEARSPAN_AUDIT_PUSH_TO": str(held),
+    }
+    payment_id = await _stale_payment(client, database)
+    event = (await client.get("/v1/audit", params={"subject": payment_id})).json()["data"][0]["id"]
+    worker.start(dead_redis)
+
+    async def proven() -> bool:
+        answer = await client.get(f"/v1/audit/{event}/proof")
+        assert answer.status_code in (200, 409), answer.text
+        return answer.status_code == 200
+
+    async def pushed() -> bool:
+        return held.exists() and held.read_text().endswith((await client.get("/v1/audit/checkpoint")).json()["note"])
+
+    await _wait_until(proven)
+    await _wait_until(pushed)
+    assert worker.end() == 0

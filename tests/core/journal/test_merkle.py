@@ -141,6 +141,10 @@ def test_sizes_that_cannot_be_prove_nothing(world: World) -> None:
     assert verifier.includes(leaf, 0, 1, [], root)
     for index, size in ((1, 1), (-1, 1), (0, 0), (0, -1)):
         assert not verifier.includes(leaf, index, size, [], root)
+    # A proof ends at the root of the size that is claimed, and not at a subtree's.
+    assert not verifier.includes(leaf, 0, 2, [], root)
+    assert not verifier.includes(leaf, 0, 3, [world.leaves[1]], world.roots[2])
+    assert not verifier.extends(1, 3, [world.leaves[1]], root, world.roots[2])
     assert not verifier.extends(2, 1, [], world.roots[2], root)
     assert not verifier.extends(-1, 1, [], root, root)
     assert not verifier.extends(0, 1, [], root, root), "the empty tree has a root of its own"
