@@ -151,7 +151,7 @@ def check(ours: Ours, books: Books, answers: Iterable[Answered] = (), *, settled
         *one_answer_per_key(ours, kept),
         *one_event_per_transition(ours),
         *totals_agree(ours, books, settled=settled),
-        *asked_for_what_was_there(ours),
+        *asked_for_what_was_there(ours, books),
         *derived(ours),
         *nothing_crosses_tenants(ours, books, kept),
         *nothing_is_lost(ours),
@@ -170,6 +170,11 @@ def holds(charge: Json) -> int:
     if charge["status"] == "pending":
         return int(charge["amount"])
     return int((charge["amount"] - captured - voided) + (captured - refunded))
+
+
+def lapsed(charge: Json) -> bool:
+    """Whether it is an authorisation that took effect, was not captured in time and is over."""
+    return bool(charge["status"] == "expired" and charge.get("network_transaction_id"))
 
 
 def one_charge_per_intent(ours: Ours, books: Books, *, settled: bool = True) -> Iterator[Violation]:
@@ -233,7 +238,7 @@ def succeeded_here_is_true_there(ours: Ours, books: Books) -> Iterator[Violation
         found = booked.get((operation["psp_account_id"], reference(operation["operation_id"]), kind))
         if found is None:
             yield Violation("I3", f"{_named(operation)} is not in the PSP's book")
-        elif found["status"] != "succeeded":
+        elif found["status"] != "succeeded" and not lapsed(found):
             yield Violation("I3", f"{_named(operation)} is {found['status']} in the PSP's book")
         elif (found["amount"], found["currency"]) != (operation["amount_minor"], operation["currency"]):
             yield Violation("I3", f"{_named(operation)}: the PSP booked {found['amount']} {found['currency']}")
@@ -422,8 +427,8 @@ def totals_agree(ours: Ours, books: Books, *, settled: bool = True) -> Iterator[
         if charge is None or not settled:
             continue
         there = booked.get((charge["psp_account_id"], reference(charge["operation_id"])))
-        if there is None:
-            continue  # I3 tells.
+        if there is None or lapsed(there):
+            continue  # I3 tells; and that an authorisation lapsed is the PSP's to know, until somebody captures.
         for name, minor in (("captured", "captured_minor"), ("voided", "voided_minor"), ("refunded", "refunded_minor")):
             if there.get(name, 0) != payment[minor]:
                 yield Violation(
@@ -432,11 +437,14 @@ def totals_agree(ours: Ours, books: Books, *, settled: bool = True) -> Iterator[
                 )
 
 
-def asked_for_what_was_there(ours: Ours) -> Iterator[Violation]:
+def asked_for_what_was_there(ours: Ours, books: Books) -> Iterator[Violation]:
     """I7: nothing was asked of a PSP that it had to refuse because the amount was not there: the totals here forbid it before."""
+    gone = {one["id"] for one in _booked(books, "charge") if lapsed(one)}
+    charges = {one["operation_id"]: one["psp_ref"] for one in ours.operations}
     for operation in ours.operations:
         if operation["state"] == "declined" and operation["raw_code"] in BROKEN_RULES:
-            yield Violation("I7", f"{_named(operation)}: the PSP refused it with {operation['raw_code']}")
+            if charges.get(operation["parent_id"]) not in gone:
+                yield Violation("I7", f"{_named(operation)}: the PSP refused it with {operation['raw_code']}")
 
 
 def derived(ours: Ours) -> Iterator[Violation]:
