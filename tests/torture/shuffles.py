@@ -4,7 +4,7 @@ Each tale is played with the real gateway and the simulator, and all that the PS
 to our requests (which the gateway never saw) and its messages. Then the same tale is told to a fresh, equal payment in
 another order, with repetitions; the state at the end must be equal but for ids and times.
 
-There is no tale of a refusal that the PSP takes back later: whoever hears of the refusal first gives the charge back as a surplus,
+There is no tale of a refusal that the PSP takes back later: whoever hears of the refusal first gives the charge back (surplus),
 whoever never hears of it keeps it. Both agree with the PSP's book.
 """
 
