@@ -151,7 +151,7 @@ def check(ours: Ours, books: Books, answers: Iterable[Answered] = (), *, settled
         *one_answer_per_key(ours, kept),
         *one_event_per_transition(ours),
         *totals_agree(ours, books, settled=settled),
-        *asked_for_what_was_there(ours),
+        *asked_for_what_was_there(ours, books),
         *derived(ours),
         *nothing_crosses_tenants(ours, books, kept),
         *nothing_is_lost(ours),
@@ -170,6 +170,20 @@ def holds(charge: Json) -> int:
     if charge["status"] == "pending":
         return int(charge["amount"])
     return int((charge["amount"] - captured - voided) + (captured - refunded))
+
+
+def lapsed(books: Books) -> set[str]:
+    """The PSP's ids of authorisations that took effect and ran out, all or what was left: nobody asked for that."""
+    released: Counter[str] = Counter()
+    for book in books.values():
+        for one in book:
+            released[one.get("charge") or ""] += one.get("released", 0)
+    return {
+        one["id"]
+        for one in _booked(books, "charge")
+        if one.get("network_transaction_id")
+        and (one["status"] == "expired" or one.get("voided", 0) > released[one["id"]])
+    }
 
 
 def one_charge_per_intent(ours: Ours, books: Books, *, settled: bool = True) -> Iterator[Violation]:
@@ -225,6 +239,7 @@ def succeeded_here_is_true_there(ours: Ours, books: Books) -> Iterator[Violation
     What a human decided without the PSP's reference is the human's word.
     """
     booked = {(account, one["reference"], one["kind"]): one for account, book in books.items() for one in _best(book)}
+    gone = lapsed(books)
     human = {fact["operation_id"] for fact in ours.facts if fact["source"] == "human"}
     for operation in ours.operations:
         if operation["state"] not in ("succeeded", "surplus") or operation["operation_id"] in human:
@@ -233,7 +248,7 @@ def succeeded_here_is_true_there(ours: Ours, books: Books) -> Iterator[Violation
         found = booked.get((operation["psp_account_id"], reference(operation["operation_id"]), kind))
         if found is None:
             yield Violation("I3", f"{_named(operation)} is not in the PSP's book")
-        elif found["status"] != "succeeded":
+        elif found["status"] != "succeeded" and found["id"] not in gone:
             yield Violation("I3", f"{_named(operation)} is {found['status']} in the PSP's book")
         elif (found["amount"], found["currency"]) != (operation["amount_minor"], operation["currency"]):
             yield Violation("I3", f"{_named(operation)}: the PSP booked {found['amount']} {found['currency']}")
@@ -389,6 +404,7 @@ def totals_agree(ours: Ours, books: Books, *, settled: bool = True) -> Iterator[
         for one in _best(book)
         if one["kind"] == "charge"
     }
+    gone = lapsed(books)
     for payment in ours.payments:
         mine = ops[payment["payment_id"]]
 
@@ -422,8 +438,8 @@ def totals_agree(ours: Ours, books: Books, *, settled: bool = True) -> Iterator[
         if charge is None or not settled:
             continue
         there = booked.get((charge["psp_account_id"], reference(charge["operation_id"])))
-        if there is None:
-            continue  # I3 tells.
+        if there is None or there["id"] in gone:
+            continue  # I3 tells; and that an authorisation lapsed is the PSP's to know, until somebody captures.
         for name, minor in (("captured", "captured_minor"), ("voided", "voided_minor"), ("refunded", "refunded_minor")):
             if there.get(name, 0) != payment[minor]:
                 yield Violation(
@@ -432,10 +448,13 @@ def totals_agree(ours: Ours, books: Books, *, settled: bool = True) -> Iterator[
                 )
 
 
-def asked_for_what_was_there(ours: Ours) -> Iterator[Violation]:
+def asked_for_what_was_there(ours: Ours, books: Books) -> Iterator[Violation]:
     """I7: nothing was asked of a PSP that it had to refuse because the amount was not there: the totals here forbid it before."""
+    gone = lapsed(books)
+    charges = {one["operation_id"]: one["psp_ref"] for one in ours.operations}
     for operation in ours.operations:
-        if operation["state"] == "declined" and operation["raw_code"] in BROKEN_RULES:
+        refused = operation["state"] == "declined" and operation["raw_code"] in BROKEN_RULES
+        if refused and charges.get(operation["parent_id"]) not in gone:
             yield Violation("I7", f"{_named(operation)}: the PSP refused it with {operation['raw_code']}")
 
 

@@ -189,13 +189,19 @@ class Outside:
 
     # -- what the PSP tells unasked ---------------------------------------------------------------------------------------------
 
-    async def send_webhooks(self, account: Account, rates: dict[str, float], options: dict[str, Json]) -> None:
+    async def send_webhooks(self, account: Account, rates: dict[str, float]) -> None:
         """From now on its messages come to the gateways; ``rates`` are those of the simulator's own faults."""
         control = {"authorization": f"Bearer {account.api_key}"}
         endpoint = {"url": f"{GATEWAY_URL}/{account.account_id}"}
-        chosen = {"seed": self._chance.randrange(2**31), "rates": rates, "options": OPTIONS | options}
+        chosen = {"seed": self._chance.randrange(2**31), "rates": rates, "options": OPTIONS}
         await self._call("PUT", f"{PSP_URL}/v1/webhooks", control, msgspec.json.encode(endpoint))
         await self._call("PUT", f"{PSP_URL}/v1/faults", control, msgspec.json.encode(chosen))
+
+    async def script(self, account: Account, script: Json) -> None:
+        """The next requests that match meet a fault of the simulator's own."""
+        control = {"authorization": f"Bearer {account.api_key}"}
+        status, _, said = await self._call("POST", f"{PSP_URL}/v1/faults/scripts", control, msgspec.json.encode(script))
+        assert status == 200, said
 
     async def behave(self, account: Account) -> None:
         """The simulator's own faults end."""

@@ -207,7 +207,14 @@ class Scenario:
             world.psp.latest_s = 1800.0
             await self._send_webhooks(messages | {"W6": 0.0})
         elif name == "contradiction":
-            await self._send_webhooks({"F9": share, "F14": share}, {"F9": {"kind": "webhook_failed", "delay_s": 45.0}})
+            await self._send_webhooks(messages | {"F14": share})
+            for shop in world.merchants:
+                for account in shop.accounts:
+                    # Not by chance: that would let lookups lie too, and who is there to ask then?
+                    for verb in ("charge", "capture", "void", "refund"):
+                        lie = {"fault": "F9", "verb": verb, "skip": chance.randrange(4), "times": 2}
+                        told = {"options": {"kind": "webhook_failed", "delay_s": 45.0}}
+                        await world.psp.script(account, lie | told)
         elif name == "sandbox":
             each = share / 6
             own = dict.fromkeys(
@@ -218,10 +225,10 @@ class Scenario:
             await self._send_webhooks(messages)
         world.note(f"profile {name}, share {share}")
 
-    async def _send_webhooks(self, rates: dict[str, float], options: dict[str, Json] | None = None) -> None:
+    async def _send_webhooks(self, rates: dict[str, float]) -> None:
         for shop in self._world.merchants:
             for account in shop.accounts:
-                await self._world.psp.send_webhooks(account, rates, options or {})
+                await self._world.psp.send_webhooks(account, rates)
 
     def _outage(self, until: float) -> None:
         self._world.note("outage")
