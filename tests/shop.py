@@ -319,15 +319,29 @@ class Web:
 
 @asynccontextmanager
 async def web(
-    url: str, settings: Settings, master: MasterKey, folder: Path, *, count: int = 1, workers: int = 0, **more: Any
+    url: str,
+    settings: Settings,
+    master: MasterKey,
+    folder: Path,
+    *,
+    count: int = 1,
+    workers: int = 0,
+    webhooks: bool = False,
+    **more: Any,
 ) -> AsyncIterator[Web]:
-    """Start ``count`` gateways and so many workers, and stop them at the end. ``more``: see ``tests.system.serve.Task``."""
+    """Start ``count`` gateways and so many workers, and stop them at the end.
+
+    Args:
+        webhooks: the PSP is told where to send its messages: to whichever gateway is free.
+        more: see ``tests.system.serve.Task``.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         listeners = [
             stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=1024)) for _ in range(count + 1)
         ]
         *own, shared = [one.fileno() for one in listeners]
+        *urls, shared_url = [f"http://127.0.0.1:{one.getsockname()[1]}" for one in listeners]
         task = {
             "url": url,
             "master": master._secret.hex(),
@@ -338,6 +352,7 @@ async def web(
             "sockets": own,
             "shared": shared,
             "workers": workers,
+            "public_url": shared_url if webhooks else "",
         } | more
         with (folder / "log").open("ab") as log:
             process = await asyncio.create_subprocess_exec(
@@ -350,7 +365,6 @@ async def web(
                 pass_fds=[one.fileno() for one in listeners],
                 cwd=Path(__file__).parent.parent,
             )
-        *urls, shared_url = [f"http://127.0.0.1:{one.getsockname()[1]}" for one in listeners]
         running = Web(process, urls, shared_url, folder / "doom", count + workers)
         assert process.stdin is not None
         process.stdin.write(msgspec.json.encode(task))

@@ -1,18 +1,19 @@
-"""Gateways and workers that may be killed at any instant: ``python -m tests.system.serve``, told by JSON on standard
-input what to do.
+"""Gateways and workers that may be killed at any instant: ``python -m tests.system.serve``, told by JSON on standard input what to do.
 
-The parent imports everything once, listens, and forks a child per socket and one per worker; a child that ends is
-forked again at once. It prints ``<number> <pid>`` for every child, gateways first. Clients keep waiting in the
-socket's queue while nobody is there to accept them.
+The parent imports everything once, listens, and forks a child per socket and one per worker; a child that ends is forked again at
+once. It prints ``<number> <pid>`` for every child, gateways first. Clients keep waiting in the socket's queue while nobody is there
+to accept them.
 
-A file named ``<point>-<verb>-<amount>`` in the folder ``doom`` makes the child that comes by take the file away and
-kill itself:
+A file named ``<point>-<verb>-<amount>`` in the folder ``doom`` makes the child that comes by take the file away and kill itself:
 
 =========================  =========================================================================================
 ``reserved``               the operation is stored, the PSP is not called yet (also when it is sent again)
-``answered``               the PSP has answered, nothing of it is stored ``settled``                the outcome is
-stored, nobody is told ``retrieve`` as the verb   the same points around recovery's lookup =========================
-=========================================================================================
+``answered``               the PSP has answered, nothing of it is stored
+``settled``                the outcome is stored, nobody is told
+``retrieve`` as the verb   the same points around recovery's lookup
+``stored-webhook-0``       a message of the PSP is committed, the PSP is not answered yet
+``told-webhook-0``         it is told to its payment, and still due in the inbox
+=========================  =========================================================================================
 """
 
 from __future__ import annotations
@@ -44,8 +45,9 @@ from clearspan.payments import recovery
 from clearspan.payments.service import Payments
 from clearspan.platform import plugins
 from clearspan.platform.crypto import MasterKey
-from clearspan.platform.runtime import Runtime
+from clearspan.platform.runtime import Runtime, with_public_url
 from clearspan.platform.telemetry import configure_logging
+from clearspan.psps.webhooks import PspWebhooks
 from clearspan.sdk import Outcome, PspAdapter
 from clearspan.settings import DataSettings, load
 
@@ -64,6 +66,7 @@ class Task(msgspec.Struct, frozen=True):
         payments, idempotency: settings that differ from the defaults.
         sockets: listening sockets, inherited.
         shared: one more, where every gateway listens; -1: none.
+        public_url: where PSPs send their messages; empty: nowhere.
         workers: how many of them besides the gateways.
         redis_url: their queue.
         tables: settings of further tables; table -> name -> value.
@@ -78,6 +81,7 @@ class Task(msgspec.Struct, frozen=True):
     idempotency: dict[str, int]
     sockets: list[int]
     shared: int = -1
+    public_url: str = ""
     workers: int = 0
     redis_url: str = ""
     tables: dict[str, dict[str, Any]] = {}
@@ -130,7 +134,6 @@ def main() -> Never:
     settings = msgspec.structs.replace(
         defaults,
         data=DataSettings(dir=str(folder)),
-        outbound=msgspec.structs.replace(defaults.outbound, allow_internal=("127.0.0.1:*",)),
         plugin=task.plugin,
         payments=msgspec.structs.replace(defaults.payments, **task.payments),
         idempotency=msgspec.structs.replace(defaults.idempotency, **task.idempotency),
@@ -139,6 +142,8 @@ def main() -> Never:
             for table, changes in task.tables.items()
         },
     )
+    if task.public_url:
+        settings = with_public_url(settings, task.public_url)
     if task.delays_s:
         setattr(recovery, "DELAYS_S", tuple(task.delays_s))  # noqa: B010  (a constant otherwise)
     configure_logging("warning", "json")
@@ -147,13 +152,26 @@ def main() -> Never:
     verbs = {"authorize": "create_intent", "purchase": "create_intent", "void": "cancel"}
 
     class DoomedPayments(Payments):
-        async def _settle(self, caller: Any, key: Any, opened: Any, observation: Any, render: Any, **more: Any) -> Any:
-            settled = await super()._settle(caller, key, opened, observation, render, **more)
+        async def _settle(self, caller: Any, key: Any, opened: Any, *given: Any, **more: Any) -> Any:
+            settled = await super()._settle(caller, key, opened, *given, **more)
             kind = opened.operation.kind
             die(doom, "settled", verbs.get(kind, kind), opened.operation.amount_minor)
             return settled
 
-    setattr(clearspan.app, "Payments", DoomedPayments)  # noqa: B010  (the composition root makes one)
+        async def tell(self, *given: Any, **more: Any) -> Any:
+            told = await super().tell(*given, **more)
+            die(doom, "told", "webhook", 0)
+            return told
+
+    class DoomedWebhooks(PspWebhooks):
+        async def _keep(self, *given: Any, **more: Any) -> Any:
+            fresh = await super()._keep(*given, **more)
+            die(doom, "stored", "webhook", 0)
+            return fresh
+
+    # The composition root makes one of each.
+    setattr(clearspan.app, "Payments", DoomedPayments)  # noqa: B010
+    setattr(clearspan.app, "PspWebhooks", DoomedWebhooks)  # noqa: B010
     master = MasterKey(bytes.fromhex(task.master))
     # Made once and opened by each child: a life begins in milliseconds.
     application: Any = create_app(Gateway(settings, task.url, master, loaded))

@@ -215,6 +215,7 @@ async def world(
                 folder / "web",
                 count=gateways,
                 workers=workers,
+                webhooks=True,
                 redis_url=redis_url,
                 tables={
                     "database": {"pool_size": 4, "orm_pool_size": 2, "connect_timeout_s": 3},
@@ -375,6 +376,7 @@ class Load:
         self._seed = seed
         self._numbers = itertools.count()
         self._cards: dict[str, str] = {}
+        self._tasks: list[asyncio.Task[None]] = []
         self.asked: list[Asked] = []
         self.strange: list[str] = []
         self.over = asyncio.Event()
@@ -382,15 +384,20 @@ class Load:
 
     @asynccontextmanager
     async def running(self, clients: int) -> AsyncIterator[None]:
-        """So many at once; at the end each finishes what it asked last, or gives up."""
+        """So many at once."""
         self._cards = {token: await self._world.shop.card(token) for token in CARDS}
-        tasks = [asyncio.create_task(self._client()) for _ in range(clients)]
+        self._tasks = [asyncio.create_task(self._client()) for _ in range(clients)]
         try:
             yield
         finally:
-            self.over.set()
-            ends = await asyncio.gather(*tasks, return_exceptions=True)
-            self.strange += [f"{type(end).__name__}: {end}" for end in ends if end is not None]
+            await self.finish()
+
+    async def finish(self) -> None:
+        """Each client finishes what it asked last, or gives up."""
+        self.over.set()
+        ends = await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.strange += [f"{type(end).__name__}: {end}" for end in ends if end is not None]
+        self._tasks = []
 
     async def _client(self) -> None:
         while not self.over.is_set():
@@ -517,7 +524,13 @@ class _Order:
         self.amount = dice.randint(1000, 8999)
 
     def asked(self, path: str, body: Json) -> Asked:
-        """A request, written down before it is sent."""
+        """A request, written down before it is sent.
+
+        Raises:
+            GaveUp: nothing new is begun any more.
+        """
+        if self._load.over.is_set():
+            raise GaveUp
         made = Asked(path, body, f"torture-{self._number}-{next(self._steps)}")
         self._load.asked.append(made)
         return made
@@ -621,11 +634,11 @@ class Report(msgspec.Struct, kw_only=True):
 async def end(world: World, load: Load, report: Report) -> None:
     """The faults are over: wait for the workers, get every answer, and check everything.
 
-    To be called inside ``Load.running``, whose clients may still be at it, right after the last fault.
+    To be called inside ``Load.running``, right after the last fault.
     """
     async with world.connected() as connection:
         last_fault: datetime = await connection.fetchval("SELECT clock_timestamp()")
-    load.over.set()
+    await load.finish()
     await _converged(world)
     await _ask_again(world, load)
     # What was asked just now has an outcome as well before anything is compared.
