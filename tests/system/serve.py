@@ -1,8 +1,8 @@
-"""Gateways and workers that may be killed at any instant: ``python -m tests.system.serve``, told by JSON on standard input what to do.
+"""Gateways and workers that may be killed at any instant: ``python -m tests.system.serve``, told by JSON on standard input.
 
-The parent imports everything once, listens, and forks a child per socket and one per worker; a child that ends is forked again at
-once. It prints ``<number> <pid>`` for every child, gateways first. Clients keep waiting in the socket's queue while nobody is there
-to accept them.
+The parent imports everything once, listens, and forks a child per socket and one per worker; a child that ends is forked
+again at once. It prints ``<number> <pid>`` for every child, gateways first. Clients keep waiting in the socket's queue while
+nobody is there to accept them.
 
 A file named ``<point>-<verb>-<amount>`` in the folder ``doom`` makes the child that comes by take the file away and kill itself:
 
@@ -198,7 +198,7 @@ def main() -> Never:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(clearspan.worker._work(runtime))
 
-    # What each life would do again: read the certificates, which takes longest, import what is imported late, configure the mappers.
+    # What each life would do again: read the certificates, which takes longest, import late, configure the mappers.
     setattr(ssl, "create_default_context", functools.cache(ssl.create_default_context))  # noqa: B010
     config.load()
     configure_mappers()
@@ -217,7 +217,7 @@ def main() -> Never:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             try:
                 serve(listeners[index]) if index < len(listeners) else work()
-            except BaseException:  # A database that is away at the start, for instance; the parent tries again.
+            except BaseException:  # noqa: BLE001  (A database that is away at the start, for instance; the parent tries again.)
                 traceback.print_exc()
                 time.sleep(AGAIN_S)
                 os._exit(1)

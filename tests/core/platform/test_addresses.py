@@ -17,8 +17,10 @@ import msgspec
 import pytest
 from aiohttp.abc import AbstractResolver, ResolveResult
 
+from clearspan.app import Gateway, _psp_guard
 from clearspan.platform import outbound
 from clearspan.platform.addresses import AddressRefused, Guard, is_public, place, place_of, refusal
+from clearspan.settings import Settings
 
 PUBLIC = "93.184.216.34"
 
@@ -262,3 +264,30 @@ def test_a_url_of_the_operator_names_its_place() -> None:
     assert place_of("http://psp-sandbox:8081/x") == "psp-sandbox:8081"
     assert place_of("https://api.psp.example") == "api.psp.example:443"
     assert place_of("http://[::1]/") == "[::1]:80"
+
+
+async def test_a_psp_account_that_leads_inside_is_a_psp_that_cannot_be_reached(
+    client: httpx.AsyncClient, settings: Settings, gateway: Gateway, listener: Listener, sandboxes: None
+) -> None:
+    """The simulator's own address is open without a line; the address beside it is not."""
+    own = msgspec.structs.replace(settings, outbound=msgspec.structs.replace(settings.outbound, allow_internal=()))
+    guard = _psp_guard(own)
+    companion = httpx.URL(settings.plugin["psp-sandbox"]["url"])
+    assert companion.port is not None
+    guard.check("127.0.0.1", companion.port)
+    with pytest.raises(AddressRefused):
+        guard.check("127.0.0.1", listener.port)
+    gateway.psps._guard, open_guard = guard, gateway.psps._guard
+    try:
+        inside = {"url": f"http://127.0.0.1:{listener.port}", "api_key": "sk_sandbox_alpha"}
+        made = await client.post("/v1/psp-accounts", json={"psp": "sandbox", "name": "inside", "config": inside})
+        assert made.status_code == 201, made.text
+        method = (await client.post("/v1/payment-methods", json={"token": "tok_visa"})).json()["id"]
+        body = {"amount_minor": 1099, "currency": "EUR", "payment_method": method, "confirm": True}
+        paid = await client.post("/v1/payments", json=body, headers={"Idempotency-Key": "inside"})
+    finally:
+        gateway.psps._guard = open_guard
+    payment = (await client.get(f"/v1/payments/{paid.json()['id']}")).json()
+    assert payment["status"] == "requires_confirmation", "another try is possible"
+    assert [one["state"] for one in payment["operations"]] == ["not_sent"]
+    assert listener.connects == 0

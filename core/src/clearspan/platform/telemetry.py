@@ -40,7 +40,7 @@ class Metrics:
             "rebill_jobs_failed_total", "Rebill jobs that ended in an error.", registry=self.registry
         )
         self.webhook_lag = Gauge(
-            "webhook_lag_seconds", "Age of the oldest event not yet delivered.", registry=self.registry
+            "webhook_lag_seconds", "How long the oldest webhook has been waiting for us.", registry=self.registry
         )
         self.webhook_attempts = Counter(
             "webhook_attempts_total",

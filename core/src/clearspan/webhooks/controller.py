@@ -13,7 +13,7 @@ from clearspan.platform.context import Caller
 from clearspan.platform.idempotency import IdempotencyKey
 from clearspan.platform.problems import NotFound
 from clearspan.platform.replies import problems, reply
-from clearspan.webhooks.errors import EndpointNotEnabled, ReplayTooLarge, TooManyEndpoints, UrlRefused
+from clearspan.webhooks.errors import EndpointDeleted, EndpointNotEnabled, ReplayTooLarge, TooManyEndpoints, UrlRefused
 from clearspan.webhooks.schemas import (
     DeliveryList,
     DeliveryOut,
@@ -67,10 +67,10 @@ class WebhookEndpointController(Controller):
     async def retrieve(
         self, endpoint_id: FromPath[str], caller: NamedDependency[Caller], webhooks: NamedDependency[Webhooks]
     ) -> EndpointOut:
-        """One webhook endpoint, without its secret."""
+        """One webhook endpoint, without its secret. A deleted one shows that it is."""
         return await webhooks.get(caller.scope, ids.decode("we", endpoint_id))
 
-    @patch("/{endpoint_id:str}", opt=WRITE, responses=problems(NotFound, UrlRefused))
+    @patch("/{endpoint_id:str}", opt=WRITE, responses=problems(NotFound, EndpointDeleted, UrlRefused))
     async def update(
         self,
         endpoint_id: FromPath[str],
@@ -88,7 +88,7 @@ class WebhookEndpointController(Controller):
         """Delete an endpoint. What waits for it is canceled; its deliveries stay in the log for their time."""
         return await webhooks.delete(caller, ids.decode("we", endpoint_id))
 
-    @post("/{endpoint_id:str}/rotate-secret", status_code=200, opt=WRITE, responses=problems(NotFound))
+    @post("/{endpoint_id:str}/rotate-secret", status_code=200, opt=WRITE, responses=problems(NotFound, EndpointDeleted))
     async def rotate(
         self,
         endpoint_id: FromPath[str],
@@ -100,7 +100,7 @@ class WebhookEndpointController(Controller):
         """Make a new secret, shown in this answer only. Until the overlap ends messages are signed with both."""
         return reply(await webhooks.rotate(caller, key, ids.decode("we", endpoint_id), data))
 
-    @post("/{endpoint_id:str}/test", status_code=200, opt=WRITE, responses=problems(NotFound))
+    @post("/{endpoint_id:str}/test", status_code=200, opt=WRITE, responses=problems(NotFound, EndpointDeleted))
     async def test(
         self,
         endpoint_id: FromPath[str],

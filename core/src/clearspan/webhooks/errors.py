@@ -23,6 +23,15 @@ class TooManyEndpoints(DomainError):
     advice = "Delete an endpoint, or let one endpoint take more events."
 
 
+class EndpointDeleted(DomainError):
+    """A deleted endpoint stays deleted."""
+
+    code = "webhook_endpoint_deleted"
+    status = 409
+    title = "The webhook endpoint was deleted"
+    advice = "Make a new endpoint."
+
+
 class EndpointNotEnabled(DomainError):
     """Nothing is sent to an endpoint that is disabled or deleted."""
 

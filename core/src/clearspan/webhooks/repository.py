@@ -10,6 +10,7 @@ from sqlalchemy import func, select, text, update
 from clearspan.platform import clock
 from clearspan.platform.context import Scope
 from clearspan.platform.orm import Repository
+from clearspan.webhooks.errors import EndpointDeleted
 from clearspan.webhooks.models import Attempt, Delivery, Endpoint
 
 PRESENT = Endpoint.status != "deleted"
@@ -26,10 +27,11 @@ class EndpointRows(Repository[Endpoint]):
 
         Raises:
             NotFound: there is none in this scope.
+            EndpointDeleted.
         """
         endpoint = await self.require(scope, endpoint_id, lock=lock)
         if endpoint.status == "deleted":
-            raise self.missing()
+            raise EndpointDeleted
         return endpoint
 
     async def count(self, scope: Scope) -> int:  # type: ignore[override]  # ours takes a scope

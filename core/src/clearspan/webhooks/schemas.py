@@ -71,7 +71,13 @@ class SecretRotate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 class RangeReplay(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Send again what happened in a time."""
 
-    since: Annotated[Moment, Meta(description="At this moment or later; at most as old as deliveries are kept.")]
+    since: (
+        Annotated[
+            Moment,
+            Meta(description="At this moment or later, at most as old as deliveries are kept; default: 24 hours ago."),
+        ]
+        | None
+    ) = None
     until: Annotated[Moment, Meta(description="Before this moment; default: now.")] | None = None
     events: Annotated[Patterns, Meta(description="Only these; default: what the endpoint asks for.")] | None = None
     only_failed: Annotated[bool, Meta(description="Only what was given up.")] = False

@@ -43,6 +43,8 @@ from clearspan.webhooks.schemas import (
 
 REPLAY_MAX = 10_000
 """Deliveries of one replay."""
+_REPLAYED_S = 86_400
+"""How far a replay goes back when nobody says."""
 _ID_MARGIN_S = 3600
 """An event's id is drawn up to so long before it is written."""
 
@@ -119,19 +121,19 @@ class Webhooks:
             return EndpointList.of(await EndpointRows(session).page(scope, PRESENT, limit=limit, cursor=cursor))
 
     async def get(self, scope: Scope, endpoint_id: UUID) -> EndpointOut:
-        """One endpoint.
+        """One endpoint, also a deleted one.
 
         Raises:
             NotFound.
         """
         async with self._db.begin(scope) as session:
-            return EndpointOut.of(await EndpointRows(session).present(scope, endpoint_id))
+            return EndpointOut.of(await EndpointRows(session).require(scope, endpoint_id))
 
     async def update(self, caller: Caller, endpoint_id: UUID, body: EndpointUpdate) -> EndpointOut:
         """Change an endpoint; one that is enabled again goes on where it stopped.
 
         Raises:
-            NotFound, UrlRefused.
+            NotFound, EndpointDeleted, UrlRefused.
         """
         if body.url is not UNSET:
             await self._check(body.url)
@@ -163,18 +165,19 @@ class Webhooks:
             NotFound.
         """
         async with self._db.begin(caller.scope) as session:
-            endpoint = await EndpointRows(session).present(caller.scope, endpoint_id, lock=True)
-            await DeliveryRows(session).cancel(caller.scope, endpoint_id)
-            endpoint.status, endpoint.disabled_reason, endpoint.disabled_at = "deleted", None, None
-            endpoint.changed()
-            await _record(session, caller, endpoint, "webhook_endpoint.deleted")
+            endpoint = await EndpointRows(session).require(caller.scope, endpoint_id, lock=True)
+            if endpoint.status != "deleted":
+                await DeliveryRows(session).cancel(caller.scope, endpoint_id)
+                endpoint.status, endpoint.disabled_reason, endpoint.disabled_at = "deleted", None, None
+                endpoint.changed()
+                await _record(session, caller, endpoint, "webhook_endpoint.deleted")
             return EndpointOut.of(endpoint)
 
     async def rotate(self, caller: Caller, key: IdempotencyKey | None, endpoint_id: UUID, body: SecretRotate) -> Answer:
         """Show a new secret; the old one signs too until the overlap ends.
 
         Raises:
-            NotFound; and as ``once``.
+            NotFound, EndpointDeleted; and as ``once``.
         """
         secret = signing.new_secret()
         sealed = await self._seal(caller.scope, endpoint_id, secret)
@@ -200,7 +203,7 @@ class Webhooks:
         """Send a ``webhook_endpoint.test`` now, once, and answer what the consumer said.
 
         Raises:
-            NotFound; and as ``once``.
+            NotFound, EndpointDeleted; and as ``once``.
         """
         scope = caller.scope
         done: DeliveryWithAttempts | None = None
@@ -264,11 +267,11 @@ class Webhooks:
             NotFound, EndpointNotEnabled, ReplayTooLarge, InvalidRequest; and as ``once``.
         """
         now = clock.now()
-        until = body.until or now
-        if body.since < now - clock.seconds(self._kept_s):
+        since, until = body.since or now - clock.seconds(_REPLAYED_S), body.until or now
+        if since < now - clock.seconds(self._kept_s):
             days = self._deliveries.settings.retention_days
             raise _invalid("since", f"Deliveries are kept for {days} days; take a later moment.")
-        if until <= body.since:
+        if until <= since:
             raise _invalid("until", "until comes after since.")
 
         async def work(session: AsyncSession) -> Answer:
@@ -278,9 +281,9 @@ class Webhooks:
                 "live": caller.scope.live,
                 "webhook_endpoint_id": endpoint_id,
                 "now": now,
-                "since": body.since,
+                "since": since,
                 "until": until,
-                "first_id": _first_id(body.since, -_ID_MARGIN_S),
+                "first_id": _first_id(since, -_ID_MARGIN_S),
                 "last_id": _first_id(until, _ID_MARGIN_S),
                 "events": body.events or endpoint.events,
                 "only_failed": body.only_failed,
