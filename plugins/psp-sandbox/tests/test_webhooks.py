@@ -153,6 +153,12 @@ async def test_without_an_address_a_message_is_made_and_not_sent(world: World) -
     assert (message["type"], message["attempts"], message["delivered"]) == ("charge.succeeded", [], False)
 
 
+async def test_an_address_in_a_private_network_is_taken(world: World) -> None:
+    await world.psp.create_intent(world.request(webhook_url="http://gate_way:8000/v1/hooks/a?b=c"))
+    await world.time.go_on(1)
+    assert [url for url, _, _ in world.consumer.got] == ["http://gate_way:8000/v1/hooks/a?b=c"]
+
+
 async def test_the_accounts_own_address_goes_before_the_charges(world: World) -> None:
     assert (await world.api.put("/v1/webhooks", json={"url": "https://elsewhere.example/"})).status_code == 200
     await world.charged()

@@ -24,12 +24,13 @@ Status = Literal["succeeded", "declined", "pending", "requires_action", "cancele
 Text = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
 Amount = Annotated[int, msgspec.Meta(ge=1, le=10**12)]
 # A return address's host and port go into a page's policy, the whole of it into a header.
-Url = Annotated[
+_ReturnUrl = Annotated[
     str,
     msgspec.Meta(
         pattern=r"^https?://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?([/?#][!-~]*)?$", max_length=2000
     ),
 ]
+HookUrl = Annotated[str, msgspec.Meta(pattern=r"^https?://[!-~]{1,2000}$")]
 _Digits = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,4}$")]
 
 
@@ -52,8 +53,8 @@ class ChargeIn(msgspec.Struct, forbid_unknown_fields=True):
     card: CardIn | None = None
     network_transaction_id: Text | None = None
     customer_present: bool = True
-    return_url: Url | None = None
-    webhook_url: Url | None = None
+    return_url: _ReturnUrl | None = None
+    webhook_url: HookUrl | None = None
     description: Annotated[str, msgspec.Meta(max_length=500)] | None = None
     metadata: dict[Text, Annotated[str, msgspec.Meta(max_length=500)]] = msgspec.field(default_factory=dict)
 

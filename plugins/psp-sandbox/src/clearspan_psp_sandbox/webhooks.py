@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import msgspec
 
 from clearspan_psp_sandbox import signatures
-from clearspan_psp_sandbox.bank import Operation, Url, letters
+from clearspan_psp_sandbox.bank import HookUrl, Operation, letters
 from clearspan_psp_sandbox.book import Books, Line
 from clearspan_psp_sandbox.clock import Agenda, Clock
 from clearspan_psp_sandbox.disputes import Dispute
@@ -68,7 +68,7 @@ class Sending(msgspec.Struct, forbid_unknown_fields=True):
     parallel: bool = False
     secret: str | None = None
     timestamp_shift_s: int = 0
-    url: Url | None = None
+    url: HookUrl | None = None
 
 
 class Attempt(msgspec.Struct, omit_defaults=True):
