@@ -6,6 +6,8 @@ import argparse
 import os
 import sys
 
+from tests.torture import chaos, processes
+
 
 def _numbers(text: str) -> list[int]:
     return [int(one) for one in text.split(",")]
@@ -28,7 +30,12 @@ def main() -> int:
     bugs.add_argument("names", nargs="*", help="only those whose name holds one of these words")
     bugs.add_argument("--seeds", type=int, default=600, help="after so many a mutant has survived (default 600)")
     bugs.add_argument("--jobs", type=int, default=2, help="mutants at a time")
+    processes.add_commands(commands)
+    chaos.add_commands(commands)
     given = parser.parse_args()
+    if "run" in given:
+        done: int = given.run(given)
+        return done
     if given.command == "mutants":
         from tests.torture import mutants
 

@@ -70,9 +70,18 @@ FAULTS: Json = {
     "F8": 0.02,
     "F10": 0.02,
     "F12": 0.03,
+    "W1": 0.05,
+    "W2": 0.05,
+    "W3": 0.05,
+    "W6": 0.02,
 }
 """The simulator's faults by rate: see docs/reliability.md."""
+WORK_S = 1.0
+"""So long at most the killer waits for the clients to have had an answer per kill."""
 POINTS = ("reserved", "answered", "settled")
+"""Where a request may meet a process that kills itself; see ``tests.system.serve``."""
+PLACES = ("stored-webhook-0", "told-webhook-0")
+"""And where a message may."""
 PASSING = frozenset(
     {
         "idempotency_key_in_flight",
@@ -232,6 +241,8 @@ async def world(
         made.shops[1:] = [first.behind(shop.http) for shop in made.shops[1:]]
         account = await first.add_account("alpha", 10)
         made.accounts = {"alpha": ids.decode("acct", account["id"])}
+        async with first.psp("alpha") as psp:
+            (await psp.put("/v1/webhooks", json={"url": account["webhook_url"]})).raise_for_status()
         for token in CARDS:
             await first.card(token)
         yield made
@@ -364,6 +375,7 @@ class Load:
 
     Attributes:
         asked: every request that was ever sent.
+        answered: how many answers came, refusals too.
         strange: answers that nobody should get.
         over: set, and no client begins anything new.
         doom: the share of requests on whose way a process is to kill itself.
@@ -376,6 +388,7 @@ class Load:
         self._cards: dict[str, str] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self.asked: list[Asked] = []
+        self.answered = 0
         self.strange: list[str] = []
         self.over = asyncio.Event()
         self.doom = doom
@@ -419,6 +432,7 @@ class Load:
             except httpx.TransportError:
                 await clock.sleep(0.02)
                 continue
+            self.answered += answer.status_code < 500
             if answer.is_success:
                 asked.take(answer)
                 return asked
@@ -507,7 +521,10 @@ class Load:
     async def send(self, order: _Order, asked: Asked, verb: str, amount: int) -> Asked:
         """Ask, sometimes with somebody doomed on the way."""
         if order.dice.random() < self.doom:
+            verb = "retrieve" if order.dice.random() < 0.2 else verb
             (self._world.web.doom / f"{order.dice.choice(POINTS)}-{verb}-{amount}").touch()
+        if order.dice.random() < self.doom / 2:
+            (self._world.web.doom / order.dice.choice(PLACES)).touch()
         return await self.insist(asked, order.dice)
 
 
@@ -639,17 +656,20 @@ async def end(world: World, load: Load, report: Report) -> None:
     async with world.connected() as connection:
         last_fault: datetime = await connection.fetchval("SELECT clock_timestamp()")
     await load.finish()
-    await _converged(world)
+    await _patiently(lambda: _converged(world))
     await _ask_again(world, load)
     # What was asked just now has an outcome as well before anything is compared.
-    await _converged(world)
-    await _quiet_inbox(world)
+    await _patiently(lambda: _converged(world))
+    await _patiently(lambda: _told(world))
     async with world.connected() as connection:
         ours = await invariants.read(connection, [world.scope.tenant_id])
+        inbox = await connection.fetch("SELECT state, note FROM webhook_inbox")
     books = await world.books()
     found = invariants.check(ours, books, [*_answers(world, load)])
     found += _one_payment_per_key(ours, load)
     found += [Violation("I5", text) for text in load.strange]
+    found += [Violation("P6", f"a message is {row['state']}: {row['note']}") for row in inbox if row["state"] != "applied"]
+    report.webhooks = len(inbox)
     late = _times(ours, last_fault)
     report.requests, report.intents, report.operations = len(load.asked), len(ours.payments), len(ours.operations)
     booked = [one for book in books.values() for one in book]
@@ -666,28 +686,23 @@ async def end(world: World, load: Load, report: Report) -> None:
     report.violations = [str(one) for one in found]
 
 
-async def _converged(world: World) -> None:
-    """Until no outcome is open, or patience is at its end; what is open then is a violation."""
-
-    async def open_outcomes() -> bool:
-        async with world.connected() as connection:
-            return not await connection.fetchval(
-                "SELECT count(*) FROM operations WHERE state IN ('prepared', 'submitted', 'pending', 'unknown')"
-                " OR (state = 'requires_action' AND sweep_at < clock_timestamp())"
-            )
-
-    await _patiently(open_outcomes)
+async def _converged(world: World) -> bool:
+    """Whether no outcome is open, and nothing is left to be given back."""
+    async with world.connected() as connection:
+        return not await connection.fetchval(
+            "SELECT (SELECT count(*) FROM operations WHERE state IN ('prepared', 'submitted', 'pending', 'unknown'))"
+            " + (SELECT count(*) FROM payment_intents WHERE unwind_at IS NOT NULL)"
+        )
 
 
-async def _quiet_inbox(world: World) -> None:
-    async def quiet() -> bool:
-        async with world.connected() as connection:
-            return not await connection.fetchval("SELECT count(*) FROM webhook_inbox WHERE state = 'received'")
-
-    await _patiently(quiet)
+async def _told(world: World) -> bool:
+    """Whether every message of the PSP has reached its payment."""
+    async with world.connected() as connection:
+        return not await connection.fetchval("SELECT count(*) FROM webhook_inbox WHERE state <> 'applied'")
 
 
 async def _patiently(ask: Callable[[], Awaitable[bool]]) -> None:
+    """Until it is so, or patience is at its end; what is open then is a violation."""
     until = clock.monotonic() + PATIENCE_S
     while not await ask() and clock.monotonic() < until:
         await clock.sleep(0.2)
@@ -780,12 +795,14 @@ async def kill(
         await made.faults(FAULTS if rates is None else rates, seed)
         began = clock.monotonic()
         async with load.running(clients):
-            before = made.web.births
-            while made.web.births - before < kills:
+            while made.web.killed < kills:
                 await clock.sleep(instants.uniform(*pause_s))
+                # On a slow machine a life would end before anything was done in it.
+                waiting_until = clock.monotonic() + WORK_S
+                while load.answered < made.web.killed and clock.monotonic() < waiting_until:
+                    await clock.sleep(0.005)
                 await made.web.kill(instants.randrange(made.web.count))
-            report.kills = made.web.births - before
-            report.kills_at_points = report.kills - made.web.kills
+            report.kills, report.kills_at_points = made.web.killed, made.web.killed - made.web.kills
             report.seconds = round(clock.monotonic() - began, 1)
             report.faults = dict(await made.injected())
             await made.faults({})

@@ -160,9 +160,8 @@ class Proxy:
         await self.refuse()
         self._flowing.set()
         self.cut()
-        for task in self._handlers:
-            task.cancel()
-        await asyncio.gather(*self._handlers, return_exceptions=True)
+        if self._handlers:
+            await asyncio.wait(self._handlers)
 
     @property
     def url(self) -> str:
