@@ -337,7 +337,9 @@ async def web(
     """
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        listeners = [stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=1024)) for _ in range(count + 1)]
+        listeners = [
+            stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=1024)) for _ in range(count + 1)
+        ]
         *own, shared = [one.fileno() for one in listeners]
         *urls, shared_url = [f"http://127.0.0.1:{one.getsockname()[1]}" for one in listeners]
         task = {

@@ -1,4 +1,6 @@
-"""Gateways and workers that may be killed at any instant: ``python -m tests.system.serve``, told by JSON on standard input what to do.
+"""Gateways and workers that may be killed at any instant: ``python -m tests.system.serve``.
+
+Standard input tells in JSON (``Task``) what to serve.
 
 The parent imports everything once, listens, and forks a child per socket and one per worker; a child that ends is forked again at
 once. It prints ``<number> <pid> <end>`` for every child, gateways first; ``end`` is the signal that ended the one before, or 0.
@@ -201,7 +203,7 @@ def main() -> Never:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(clearspan.worker._work(runtime))
 
-    # What each life would do again: read the certificates, which takes longest, import what is imported late, configure the mappers.
+    # What each life would do again: read the certificates, which takes longest, import what is imported late.
     setattr(ssl, "create_default_context", functools.cache(ssl.create_default_context))  # noqa: B010
     config.load()
     configure_mappers()
@@ -220,7 +222,7 @@ def main() -> Never:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             try:
                 serve(listeners[index]) if index < len(listeners) else work()
-            except BaseException:  # A database that is away at the start, for instance; the parent tries again.
+            except BaseException:  # noqa: BLE001  (a database that is away at the start, for instance; the parent tries again)
                 traceback.print_exc()
                 time.sleep(AGAIN_S)
                 os._exit(1)

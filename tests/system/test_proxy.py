@@ -218,9 +218,7 @@ async def test_a_connection_lost_in_a_commit_charges_once_and_the_key_is_answere
 
 @pytest.mark.parametrize("function", ["operation_open", "operation_settle"])
 @pytest.mark.parametrize("what", ["capture", "refunds"])
-async def test_so_does_one_lost_in_a_capture_or_refund(
-    far_shop: Shop, proxy: Proxy, function: str, what: str
-) -> None:
+async def test_so_does_one_lost_in_a_capture_or_refund(far_shop: Shop, proxy: Proxy, function: str, what: str) -> None:
     payment = await far_shop.paid(5000, capture_method="manual" if what == "capture" else "automatic")
     path, body, key = f"/v1/payments/{payment['id']}/{what}", {"amount_minor": 1000}, new_key()
     trap = proxy.trap(f"{function}_".encode(), When.AFTER)

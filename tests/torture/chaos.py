@@ -11,6 +11,7 @@ Not here: a full disk (fault D4 without the read-only database), and failover to
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import os
 import random
@@ -18,19 +19,25 @@ import signal
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import asyncpg
 from redis import asyncio as redis
 from redis.exceptions import RedisError
 from tests.torture import processes
-from tests.torture.processes import LEASE_S, Load, Report, World
+from tests.torture.processes import LEASE_S, Report, World
 from tests.torture.proxy import Proxy, When
 
 from clearspan.platform import clock
 
-FUNCTIONS = (b"payment_open_", b"operation_open_", b"operation_settle_", b"operations_claim_", b"inbox_receive_", b"inbox_told_")
+FUNCTIONS = (
+    b"payment_open_",
+    b"operation_open_",
+    b"operation_settle_",
+    b"operations_claim_",
+    b"inbox_receive_",
+    b"inbox_told_",
+)
 """SQL functions of the money path: each call is one transaction."""
 EVENTS = {
     "postgres_restarted": 2,
@@ -229,44 +236,21 @@ class Chaos:
             self._world.web.signal(index, signal.SIGCONT)
 
 
-async def run(
-    folder: Path,
-    *,
-    seconds: float,
-    seed: int,
-    gateways: int = 3,
-    workers: int = 2,
-    clients: int = 24,
-    delays_s: Sequence[float] = (),
-    only: Sequence[str] = (),
-) -> Report:
-    """Run the tier.
+async def run(world: World, *, seconds: float, seed: int, clients: int = 24, only: Sequence[str] = ()) -> Report:
+    """Run the tier with a fresh merchant.
 
     Args:
+        world: made with ``proxied``.
         only: these events; empty means all.
     """
-    report = Report(command=f"python -m tests.torture chaos --minutes {round(seconds / 60, 2)} --seed {seed}", seed=seed)
     events = {name: weight for name, weight in EVENTS.items() if not only or name in only}
-    async with processes.world(
-        folder, gateways=gateways, workers=workers, proxied=True, delays_s=delays_s
-    ) as world:
-        load = Load(world, seed, doom=0.02)
-        await world.faults(processes.FAULTS, seed)
-        began = clock.monotonic()
-        async with load.running(clients):
-            servers = asyncio.Lock()
-            hands = [Chaos(world, random.Random(f"{seed}/{name}"), servers) for name in ("left", "right")]
-            await _all(hand.hand(began + seconds, events) for hand in hands)
-            for hand in hands:
-                await hand.heal()
-            report.seconds = round(clock.monotonic() - began, 1)
-            report.events = dict(hands[0].happened + hands[1].happened)
-            report.faults = dict(await world.injected())
-            await world.faults({})
-            for doomed in world.web.doom.iterdir():
-                doomed.unlink(missing_ok=True)
-            report.kills, report.kills_at_points = world.web.killed, world.web.killed - world.web.kills
-            await processes.end(world, load, report)
+    servers = asyncio.Lock()
+    hands = [Chaos(world, random.Random(f"{seed}/{name}"), servers) for name in ("left", "right")]
+    async with processes.run_of(world, seed, clients, processes.FAULTS, doom=0.02) as (_, report):
+        until = clock.monotonic() + seconds
+        await _all(hand.hand(until, events) for hand in hands)
+        await hands[0].heal()
+        report.events = dict(hands[0].happened + hands[1].happened)
     return report
 
 
@@ -279,20 +263,22 @@ async def _all(work: Any) -> None:
 
 def add_commands(commands: Any) -> None:
     """``chaos``, for ``argparse``'s subcommands."""
-    parser = commands.add_parser("chaos", help="restarts, cuts, flushes, storms and stopped processes while clients pay")
+    parser = commands.add_parser(
+        "chaos", help="restarts, cuts, flushes, storms and stopped processes while clients pay"
+    )
     parser.add_argument("--minutes", type=float, default=1.0)
-    parser.add_argument("--clients", type=int, default=24)
     parser.add_argument("--only", nargs="*", choices=sorted(EVENTS), default=[], help="these events only")
     processes.add_common(parser)
-    parser.set_defaults(
-        run=lambda options: processes.run(
+
+    def tier(options: argparse.Namespace) -> int:
+        only = f" --only {' '.join(options.only)}" if options.only else ""
+        return processes.run(
             options,
-            lambda folder: run(
-                folder,
-                seconds=options.minutes * 60,
-                seed=options.seed,
-                clients=options.clients,
-                only=options.only,
+            f"chaos --minutes {options.minutes} --seed {options.seed}{only}",
+            {"gateways": 3, "workers": 2, "proxied": True},
+            lambda world: run(
+                world, seconds=options.minutes * 60, seed=options.seed, clients=options.clients, only=options.only
             ),
         )
-    )
+
+    parser.set_defaults(run=tier)

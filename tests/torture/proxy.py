@@ -2,7 +2,7 @@
 
 It understands as much of PostgreSQL's protocol as it takes to know which statement a client executes: drivers name a
 prepared statement, whose text went over the connection long before. So a trap on ``b"operation_settle"`` springs when that
-function is called, not when it is prepared (PostgreSQL 16 documentation, chapters 55.2 "Message Flow" and 55.7 "Message Formats").
+function is called, not when it is prepared (PostgreSQL 16 documentation, chapters 55.2 "Message Flow", 55.7 "Message Formats").
 """
 
 from __future__ import annotations
