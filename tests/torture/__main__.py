@@ -1,4 +1,4 @@
-"""``python -m tests.torture sim|mutants|...``: see docs/reliability.md."""
+"""``python -m tests.torture sim|shuffles|mutants|kill|chaos|all``: see docs/reliability.md."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ def _numbers(text: str) -> list[int]:
     return [int(one) for one in text.split(",")]
 
 
-def main() -> int:
-    """Parse and run."""
+def _parser() -> argparse.ArgumentParser:
+    jobs = max(1, (os.cpu_count() or 2) // 2)
     parser = argparse.ArgumentParser(
         prog="python -m tests.torture", description="Break everything, then check that no money moved twice."
     )
@@ -23,26 +23,49 @@ def main() -> int:
     sim.add_argument("--seeds", type=int, default=2000, help="how many (default 2000)")
     sim.add_argument("--from", type=int, default=0, dest="first", help="the first seed (default 0)")
     sim.add_argument("--seed", type=int, help="replay this one and show all of it")
-    sim.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 2) // 2), help="processes")
+    sim.add_argument("--jobs", type=int, default=jobs, help="processes")
     sim.add_argument("--patience", type=int, default=5, help="stop after so many failures")
     sim.add_argument("--spare", type=_numbers, default=[], help="leave these seeds out: 3,7,11")
+    tales = commands.add_parser("shuffles", help="what a PSP says, told in every order: one state at the end")
+    tales.add_argument("--count", type=int, default=10_000, help="tellings in all (default 10000)")
+    tales.add_argument("--seed", type=int, default=1)
     bugs = commands.add_parser("mutants", help="put bugs into a copy of the code; each must make a run fail")
     bugs.add_argument("names", nargs="*", help="only those whose name holds one of these words")
     bugs.add_argument("--seeds", type=int, default=600, help="after so many a mutant has survived (default 600)")
     bugs.add_argument("--jobs", type=int, default=2, help="mutants at a time")
     processes.add_commands(commands)
     chaos.add_commands(commands)
-    given = parser.parse_args()
-    if "run" in given:
-        done: int = given.run(given)
-        return done
-    if given.command == "mutants":
-        from tests.torture import mutants
+    everything = commands.add_parser("all", help="all of them, in the size for every change")
+    everything.add_argument("--seeds", type=int, default=2000, help="runs (default 2000)")
+    everything.add_argument("--count", type=int, default=3000, help="tellings (default 3000)")
+    everything.add_argument("--jobs", type=int, default=jobs, help="processes")
+    return parser
 
-        return mutants.main(given.names, given.seeds, given.jobs)
-    from tests.torture import sim as runs
 
-    return runs.main(given.first, given.seeds, given.jobs, replay=given.seed, patience=given.patience, spared=given.spare)
+def main() -> int:
+    """Parse and run."""
+    from tests.torture import mutants, shuffles, sim
+
+    given = _parser().parse_args()
+    match given.command:
+        case "kill" | "chaos":
+            return int(given.run(given))
+        case "sim":
+            return sim.main(
+                given.first, given.seeds, given.jobs, replay=given.seed, patience=given.patience, spared=given.spare
+            )
+        case "shuffles":
+            return shuffles.main(given.count, given.seed)
+        case "mutants":
+            return mutants.main(given.names, given.seeds, given.jobs)
+        case _:
+            ends = [
+                sim.main(0, given.seeds, given.jobs),
+                shuffles.main(given.count, 1),
+                mutants.main([], mutants.SEEDS_MAX, given.jobs),
+                *(int(one.run(one)) for one in map(_parser().parse_args, (["kill"], ["chaos"]))),
+            ]
+            return max(ends)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 """The real PostgreSQL under a simulated run.
 
-Connections live on a loop of their own, which runs only while the simulation waits for it: a call is carried out to the end between
-two steps of the virtual loop. So the order of everything depends on the seed alone.
+Connections live on a loop of their own, which runs only while the simulation waits for it: a call is carried out to the end
+between two steps of the virtual loop. So the order of everything depends on the seed alone.
 
-Two calls that wait at the same time may *overlap*: the first has done its work and not yet committed when the second begins. The
-second then either waits for a lock or finishes on what it saw before, as it would in production; both are decided by the code under
-test and not by the machine's speed.
+Two calls that wait at the same time may *overlap*: the first has done its work and not yet committed when the second begins.
+The second then either waits for a lock or finishes on what it saw before, as it would in production; both are decided by the
+code under test and not by the machine's speed.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ import asyncpg
 import msgspec
 from sqlalchemy.exc import InterfaceError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
+from tests.torture.loop import PROCESS
 
 from clearspan.platform import schema
 from clearspan.platform.db import SESSION, Database
 from clearspan.settings import DatabaseSettings
-from tests.torture.loop import PROCESS
 
 if TYPE_CHECKING:
     from tests.torture.world import World
@@ -385,7 +385,7 @@ class SimulatedDatabase(Database):
     desk: Desk
     """Of the run that is going on."""
 
-    def __init__(self, url: str, settings: DatabaseSettings) -> None:  # The desk has the connections.
+    def __init__(self, url: str, settings: DatabaseSettings) -> None:  # noqa: ARG002  (the desk has the connections)
         self._settings = settings
         self._pool = _Pool(self.desk)  # type: ignore[assignment]
         self._sessions = _Sessions(self.desk)  # type: ignore[assignment]

@@ -1,8 +1,8 @@
 """Time and chance of a simulated run: an event loop that never waits, and the clock that goes with it.
 
-``VirtualLoop`` has no selector. When nothing is ready it jumps to the next timer; when several things are ready the seed picks one,
-so two seeds interleave differently and one seed always the same. Everything belongs to a process (a context variable that tasks
-inherit); what belongs to a dead one is never run again, not even its ``finally`` blocks: that is SIGKILL.
+``VirtualLoop`` has no selector. When nothing is ready it jumps to the next timer; when several things are ready the seed
+picks one, so two seeds interleave differently and one seed always the same. Everything belongs to a process (a context
+variable that tasks inherit); what belongs to a dead one is never run again, not even its ``finally`` blocks: that is SIGKILL.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """Nobody looks at a clock until then; whatever was to happen meanwhile happens late."""
         self._now = max(self._now, moment)
 
-    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:  # type: ignore[override]
+    def run_in_executor(self, _: Any, func: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:  # type: ignore[override]
         """At once: there are no threads here."""
         done = self.create_future()
         try:

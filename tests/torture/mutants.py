@@ -1,7 +1,7 @@
 """Bugs that we put into the code on purpose: the bench is worth something only if it finds them.
 
-Each mutant is applied to a copy of the sources and must make seeded runs fail. A mutant whose text is not found exactly once is an
-error: the code has moved on and the mutant must follow it. Seeds that fail without any mutant do not count.
+Each mutant is applied to a copy of the sources and must make seeded runs fail. A mutant whose text is not found exactly once
+is an error: the code has moved on and the mutant must follow it. Seeds that fail without any mutant do not count.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
-
 from tests.torture import sim
 
 ROOT = Path(__file__).parents[2]
@@ -78,8 +77,12 @@ MUTANTS: tuple[Mutant, ...] = (
         (_RULES, "> facts.max_late_effect + facts.lookup.lag_max:", "> timedelta(seconds=5):"),
     ),
     _bug(
-        "no answer in time is a decline",
-        (_CALLS, '_undecided("unknown", "psp_timeout", error, source)', '_undecided("declined", "psp_timeout", error, source)'),
+        "an unclear answer is a decline",
+        (
+            _CALLS,
+            '_undecided("unknown", "psp_answer_unclear", error, source)',
+            '_undecided("declined", "psp_answer_unclear", error, source)',
+        ),
     ),
     _bug(
         "an unclear answer is not sent",
@@ -110,8 +113,16 @@ MUTANTS: tuple[Mutant, ...] = (
     _bug(
         "a second charge while the first is open, and no index that forbids it",
         (_PAYMENTS, "ELSIF pay.outcome = 'unknown' THEN", "ELSIF false THEN"),
-        (_PAYMENTS, "ELSIF pay.status = 'processing' THEN\n        PERFORM refuse_{{v}}('payment_in_progress', detail);\n    END IF;\n\n", "END IF;\n"),
-        (_PAYMENTS, "IF pay.status NOT IN ('requires_payment_method', 'requires_confirmation') THEN", "IF pay.status = 'succeeded' THEN"),
+        (
+            _PAYMENTS,
+            "ELSIF pay.status = 'processing' THEN\n        PERFORM refuse_{{v}}('payment_in_progress', detail);\n    END IF;\n\n",
+            "END IF;\n",
+        ),
+        (
+            _PAYMENTS,
+            "IF pay.status NOT IN ('requires_payment_method', 'requires_confirmation') THEN",
+            "IF pay.status = 'succeeded' THEN",
+        ),
         (_TABLES, "CREATE UNIQUE INDEX one_charge_per_payment", "CREATE INDEX one_charge_per_payment"),
     ),
     _bug(
@@ -121,7 +132,8 @@ MUTANTS: tuple[Mutant, ...] = (
             "-- p->'operation': {want: charge|capture|void|refund",
             "CREATE OR REPLACE FUNCTION payment_open_dry_{{v}}(p jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$\n"
             "DECLARE\n    r jsonb;\nBEGIN\n    BEGIN\n        r := payment_open_{{v}}(p);\n"
-            "        RAISE EXCEPTION USING ERRCODE = 'CS999';\n    EXCEPTION WHEN SQLSTATE 'CS999' THEN\n        NULL;\n    END;\n"
+            "        RAISE EXCEPTION USING ERRCODE = 'CS999';\n    EXCEPTION WHEN SQLSTATE 'CS999' THEN\n"
+            "        NULL;\n    END;\n"
             "    RETURN r;\nEND $$;\n\n-- p->'operation': {want: charge|capture|void|refund",
         ),
         (
@@ -163,12 +175,22 @@ MUTANTS: tuple[Mutant, ...] = (
         "an answer that was kept is replaced",
         (_PAYMENTS, "AND key_hash = hash AND state = 'in_flight';", "AND key_hash = hash;"),
     ),
-    _bug("an answer is given that was not kept", (_SERVICE, "if answer is not None and settled.kept:", "if answer is not None:")),
+    _bug(
+        "an answer is given that was not kept",
+        (_SERVICE, "if answer is not None and settled.kept:", "if answer is not None:"),
+    ),
     _bug(
         "the answer after the wait is not kept",
-        (_SERVICE, "return await self._keep(caller, key, Answer(202, answer.body))\n        except", "return Answer(202, answer.body)\n        except"),
+        (
+            _SERVICE,
+            "return await self._keep(caller, key, Answer(202, answer.body))\n        except",
+            "return Answer(202, answer.body)\n        except",
+        ),
     ),
-    _bug("another amount is believed", (_CALLS, "matches = outcome.amount == asked", "matches = outcome.amount.currency == asked.currency")),
+    _bug(
+        "another amount is believed",
+        (_CALLS, "matches = outcome.amount == asked", "matches = outcome.amount.currency == asked.currency"),
+    ),
     _bug(
         "another currency is believed",
         (_CALLS, "matches = outcome.amount == asked", "matches = outcome.amount.amount_minor == asked.amount_minor"),
@@ -184,21 +206,34 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     _bug(
         "a lookup that was not sent speaks for the operation",
-        (_SERVICE, 'if found.observed in ("not_found", "not_sent", "unknown"):\n            limit', 'if found.observed in ("not_found", "unknown"):\n            limit'),
+        (
+            _SERVICE,
+            'if found.observed in ("not_found", "not_sent", "unknown"):\n            limit',
+            'if found.observed in ("not_found", "unknown"):\n            limit',
+        ),
     ),
     _bug(
         "a retry that was not sent speaks for the first try",
-        (_SERVICE, 'return msgspec.structs.replace(again, observed="unknown") if again.observed == "not_sent" else again', "return again"),
+        (
+            _SERVICE,
+            'return msgspec.structs.replace(again, observed="unknown") if again.observed == "not_sent" else again',
+            "return again",
+        ),
     ),
     _bug(
         "more is refunded than was captured",
-        (_PAYMENTS, "IF COALESCE(asked, left_minor) > left_minor OR left_minor = 0 THEN", "IF want <> 'refund' AND (COALESCE(asked, left_minor) > left_minor OR left_minor = 0) THEN"),
+        (
+            _PAYMENTS,
+            "IF COALESCE(asked, left_minor) > left_minor OR left_minor = 0 THEN",
+            "IF want <> 'refund' AND (COALESCE(asked, left_minor) > left_minor OR left_minor = 0) THEN",
+        ),
     ),
     _bug(
         "what is being captured can be captured again",
         (
             _PAYMENTS,
-            "        ELSE\n            left_minor := pay.authorized_minor - pay.captured_minor - pay.capture_pending_minor - pay.voided_minor;",
+            "        ELSE\n            left_minor := pay.authorized_minor - pay.captured_minor - pay.capture_pending_minor"
+            " - pay.voided_minor;",
             "        ELSE\n            left_minor := pay.authorized_minor - pay.captured_minor - pay.voided_minor;",
         ),
     ),
@@ -223,9 +258,11 @@ MUTANTS: tuple[Mutant, ...] = (
         (
             _PAYMENTS,
             "BEGIN\n    INSERT INTO journal (",
-            "BEGIN\n    IF event_type = 'payment.captured' THEN\n        INSERT INTO journal (tenant_id, live, event_id, type, subject_type,"
+            "BEGIN\n    IF event_type = 'payment.captured' THEN\n        INSERT INTO journal (tenant_id, live, event_id, type,"
+            " subject_type,"
             " subject_id, sequence, customer_id, actor_type, actor_id, request_id, data, at) VALUES ((p->>'tenant_id')::uuid,"
-            " (p->>'live')::boolean, gen_random_uuid(), event_type, subject, subject_id, subject_sequence, customer, p->>'actor_type',"
+            " (p->>'live')::boolean, gen_random_uuid(), event_type, subject, subject_id, subject_sequence, customer,"
+            " p->>'actor_type',"
             " p->>'actor_id', p->>'request_id', told, (p->>'now')::timestamptz);\n    END IF;\n    INSERT INTO journal (",
         ),
     ),
@@ -247,13 +284,21 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     _bug(
         "the PSP's reference of another operation is believed",
-        (_PAYMENTS, "        AND o.psp_ref = f->>'psp_ref' AND o.operation_id <> op.operation_id) THEN", "        AND false) THEN"),
+        (
+            _PAYMENTS,
+            "        AND o.psp_ref = f->>'psp_ref' AND o.operation_id <> op.operation_id) THEN",
+            "        AND false) THEN",
+        ),
         (_TABLES, "    UNIQUE (tenant_id, live, psp_account_id, psp_ref),\n", ""),
         ("plugins/psp-sandbox/src/clearspan_psp_sandbox/__init__.py", "if found.reference != reference:", "if False:"),
     ),
     _bug(
         "a tenant's worker takes another tenant's operations",
-        (_RECOVERY, "WHERE o.tenant_id = tenant AND o.live = is_live AND o.sweep_at <= moment", "WHERE o.sweep_at <= moment"),
+        (
+            _RECOVERY,
+            "WHERE o.tenant_id = tenant AND o.live = is_live AND o.sweep_at <= moment",
+            "WHERE o.sweep_at <= moment",
+        ),
         (
             _TABLES,
             "EXECUTE format('CREATE POLICY of_tenant ON %I USING (tenant_id = app_tenant() AND live = app_live())', name);",
@@ -264,7 +309,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "the card number is kept in the metadata",
         (
             "plugins/psp-sandbox/src/clearspan_psp_sandbox/bank.py",
-            'if request.card and request.card.number.encode() in msgspec.json.encode(charge):',
+            "if request.card and request.card.number.encode() in msgspec.json.encode(charge):",
             "charge = replace(charge, description=request.card.number if request.card else None)\n        if False:",
         ),
         (_CALLS, "encoded = msgspec.json.encode(mask_pans_in(dict(raw)))", "encoded = msgspec.json.encode(dict(raw))"),
@@ -319,7 +364,20 @@ def _run(folder: Path, url: str, seeds: int, spared: Sequence[int]) -> tuple[int
         sim.DATABASE_URL: url,
         "PYTHONDONTWRITEBYTECODE": "1",
     }
-    argv = [sys.executable, "-W", "ignore", "-m", "tests.torture", "sim", "--seeds", str(seeds), "--jobs", "1", "--patience", "1"]
+    argv = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "tests.torture",
+        "sim",
+        "--seeds",
+        str(seeds),
+        "--jobs",
+        "1",
+        "--patience",
+        "1",
+    ]
     argv += ["--spare", ",".join(map(str, spared))] if spared else []
     done = subprocess.run(argv, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=3600, check=False)
     return done.returncode, done.stdout + done.stderr
@@ -336,8 +394,12 @@ def main(names: Sequence[str], seeds: int, jobs: int) -> int:
             verdicts = []
             for verdict in pool.map(lambda one: hunt(one, url, seeds, spared), chosen):
                 verdicts.append(verdict)
-                outcome = f"SURVIVED: {verdict.alive}" if verdict.alive else f"{verdict.seeds:4} seeds  {verdict.told[:110]}"
+                outcome = (
+                    f"SURVIVED: {verdict.alive}" if verdict.alive else f"{verdict.seeds:4} seeds  {verdict.told[:110]}"
+                )
                 print(f"{verdict.mutant:72} {outcome}", flush=True)
     alive = [one for one in verdicts if one.alive]
-    print(f"{len(verdicts) - len(alive)} of {len(verdicts)} mutants caught, {sum(one.seconds for one in verdicts):.0f} s of work")
+    print(
+        f"{len(verdicts) - len(alive)} of {len(verdicts)} mutants caught, {sum(one.seconds for one in verdicts):.0f} s of work"
+    )
     return 1 if alive else 0

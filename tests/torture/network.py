@@ -1,7 +1,8 @@
 """The world outside: the sandbox PSP's simulator and a vault, in this process, behind a network that loses and breaks things.
 
-The transport raises exactly what ``platform.outbound.PreciseTransport`` would: ``ConnectError`` only when not a byte was written,
-else ``ReadTimeout`` and ``ReadError``. The PSP's own work belongs to no gateway process: it goes on when the one that asked is dead.
+The transport raises exactly what ``platform.outbound.PreciseTransport`` would: ``ConnectError`` only when not a byte was
+written, else ``ReadTimeout`` and ``ReadError``. The PSP's own work belongs to no gateway process: it goes on when the one
+that asked is dead.
 """
 
 from __future__ import annotations
@@ -9,25 +10,26 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qs, urlsplit
 from uuid import UUID, uuid5
 
 import httpx
 import msgspec
+from tests.torture.loop import EPOCH, PROCESS, Mortal
+
+from clearspan.platform import ids, outbound
+from clearspan.sdk import Outcome, PspContext, VaultProvider, WebhookDelivery, WebhookEvent, WebhookRejected
+from clearspan.sdk.http import ANSWER_MAX_BYTES
 from clearspan_psp_sandbox import SandboxPsp, SandboxPspConfig
-from clearspan_psp_sandbox.api import Api
-from clearspan_psp_sandbox.bank import Operation
-from clearspan_psp_sandbox.book import Line
-
-from clearspan.platform import outbound
-from clearspan.sdk import Money, OperationNews, PspContext, VaultProvider
-
-from tests.torture.loop import PROCESS, Mortal
+from clearspan_psp_sandbox.faults import Cut
+from clearspan_psp_sandbox.simulator import build_in_memory
 
 if TYPE_CHECKING:
-    from tests.torture.world import World
+    from tests.torture.world import Account, World
+
+    from clearspan.app import Gateway
 
 T = TypeVar("T")
 Json = dict[str, Any]
@@ -49,8 +51,17 @@ LAG_MAX_S = 0.9
 """It declares one second from an effect to its lookup."""
 
 
+GATEWAY_URL = "http://gateway.test/webhooks"
+OPTIONS: dict[str, dict[str, Any]] = {"F6": {"size": 1_200_000}}
+"""Of the simulator's own faults; a gigabyte tells no more than a megabyte too much."""
+
+
+class _TooMuch(Exception):
+    """More than anybody reads."""
+
+
 class Faults(msgspec.Struct, kw_only=True):
-    """How often each fault of the network and the PSP happens, as a share of all requests; see docs/reliability.md for the codes."""
+    """How often each fault of the network and the PSP happens, as a share of all requests; docs/reliability.md has the codes."""
 
     refused: float = 0.0
     """F5: the connection cannot be made, not a byte is written."""
@@ -65,6 +76,8 @@ class Faults(msgspec.Struct, kw_only=True):
     f12: float = 0.0
     twice: float = 0.0
     """A proxy sends the request a second time."""
+    f5_after: float = 0.0
+    """The request takes effect at once, and its answer is lost."""
     slow: float = 0.0
     """The answer takes up to 20 seconds."""
 
@@ -78,43 +91,6 @@ class Faults(msgspec.Struct, kw_only=True):
         return ""
 
 
-class Webhooks(msgspec.Struct, kw_only=True):
-    """How the PSP's messages come.
-
-    Attributes:
-        sent: whether there are any.
-        lost: share that never arrives (W6).
-        twice: share that comes at least twice, at once or later (W1).
-        early: share that comes before the answer to the request can (W3).
-        late: share that comes up to an hour late; what is neither comes within some seconds, out of order (W2).
-        false: share after which, half a minute later, the opposite is said (F9).
-    """
-
-    sent: bool = False
-    lost: float = 0.05
-    twice: float = 0.2
-    early: float = 0.3
-    late: float = 0.1
-    false: float = 0.0
-
-
-class MemoryBook:
-    """A book without a disk."""
-
-    def read(self) -> list[Line]:
-        """It was never written before."""
-        return []
-
-    def add(self, line: Line) -> None:
-        """The bank has it in memory already."""
-
-    async def settled(self) -> None:
-        """Nothing can be undone."""
-
-    async def close(self) -> None:
-        """Nothing is open."""
-
-
 class Outside:
     """The PSP's simulator with its network.
 
@@ -122,18 +98,22 @@ class Outside:
         faults: of the requests from now on.
         outage_until: no connection can be made before that moment, in the loop's time.
         latest_s: how late a request may take effect; more than the sandbox declares makes it a liar.
+        record: whether answers that were lost are kept in ``recorded``.
         injected: how often each fault happened.
     """
 
     def __init__(self, world: World, chance: random.Random) -> None:
         self._world = world
         self._chance = chance
-        self._app: Any = Api(MemoryBook(), str(chance.random()), now=lambda: world.clock.now().timestamp())  # type: ignore[arg-type]
-        self._apply = self._app._bank.apply
-        self._app._bank.apply = self._booked
-        self._adapter = SandboxPsp(SandboxPspConfig(url=PSP_URL), PspContext(http=None, vault_http=None))  # type: ignore[arg-type]
-        self._messages = 0
-        self.webhooks = Webhooks()
+        self._app = build_in_memory(
+            str(chance.random()),
+            now=lambda: world.clock.now().timestamp(),
+            sleep=asyncio.sleep,
+            deliver=self._delivered,
+        )
+        self.record = False
+        self.recorded: list[Json] = []
+        self._told = 0
         self._booked_at: dict[str, float] = {}
         self._last_body: dict[str, bytes] = {}
         self.faults = Faults()
@@ -185,6 +165,11 @@ class Outside:
                     if chance.random() < 0.5:
                         await asyncio.shield(delivery)
                 raise httpx.ReadError("simulated: reset")
+            case "f5_after":
+                status, _, answer = await self._answered(method, url, headers, body, 0)
+                if self.record and status in (200, 402):
+                    self.recorded.append(msgspec.json.decode(answer))
+                raise httpx.ReadError("simulated: reset")
             case "f10":
                 return 429, {"retry-after": "5"}, b'{"error": {"code": "rate_limited", "message": "slow down"}}'
             case "twice":
@@ -202,39 +187,85 @@ class Outside:
         self._last_body[method + url] = answer
         return status, given, answer
 
-    # -- what the PSP tells unasked -----------------------------------------------------------------------------------------------
+    # -- what the PSP tells unasked ---------------------------------------------------------------------------------------------
 
-    def _booked(self, operation: Operation) -> None:
-        self._apply(operation)
-        if not self.webhooks.sent:
-            return
-        raw = msgspec.to_builtins(operation)
-        if operation.status == "pending" and operation.settles_at is not None:
-            # The simulator settles when somebody asks; a real PSP does so by itself.
-            self._later(3.0, self.book(f"sk_sandbox_{operation.account}"))
-        self._messages += 1
-        event, chance = f"evt_{self._messages}", self._chance
-        if chance.random() < self.webhooks.lost:
-            return
-        self._send(event, raw)
-        if chance.random() < self.webhooks.twice:
-            for _ in range(chance.choice((1, 1, 5))):
-                self._send(event, raw)
-        if operation.status == "succeeded" and chance.random() < self.webhooks.false:
-            false = raw | {"status": "declined", "code": "2001", "message": "not true"}
-            self._send(f"{event}_false", false, chance.uniform(30, 60))
+    async def send_webhooks(self, account: Account, rates: dict[str, float]) -> None:
+        """From now on its messages come to the gateways; ``rates`` are those of the simulator's own faults."""
+        control = {"authorization": f"Bearer {account.api_key}"}
+        endpoint = {"url": f"{GATEWAY_URL}/{account.account_id}"}
+        chosen = {"seed": self._chance.randrange(2**31), "rates": rates, "options": OPTIONS}
+        await self._call("PUT", f"{PSP_URL}/v1/webhooks", control, msgspec.json.encode(endpoint))
+        await self._call("PUT", f"{PSP_URL}/v1/faults", control, msgspec.json.encode(chosen))
 
-    def _send(self, event: str, raw: Json, delay_s: float | None = None) -> None:
-        chance = self._chance
-        if delay_s is None:
-            drawn = chance.random()
-            if drawn < self.webhooks.early:
-                delay_s = chance.uniform(0, 0.01)
-            elif drawn > 1 - self.webhooks.late:
-                delay_s = chance.uniform(10, 3600)
-            else:
-                delay_s = chance.uniform(0, 5)
-        self._later(delay_s, self._tell(event, raw))
+    async def script(self, account: Account, script: Json) -> None:
+        """The next requests that match meet a fault of the simulator's own."""
+        control = {"authorization": f"Bearer {account.api_key}"}
+        status, _, said = await self._call("POST", f"{PSP_URL}/v1/faults/scripts", control, msgspec.json.encode(script))
+        assert status == 200, said
+
+    async def behave(self, account: Account) -> None:
+        """The simulator's own faults end."""
+        await self._call("PUT", f"{PSP_URL}/v1/faults", {"authorization": f"Bearer {account.api_key}"}, b"{}")
+
+    async def messages(self, account: Account) -> list[Json]:
+        """Every message that the PSP ever made."""
+        _, _, body = await self._call(
+            "GET", f"{PSP_URL}/v1/webhooks", {"authorization": f"Bearer {account.api_key}"}, b""
+        )
+        found: list[Json] = msgspec.json.decode(body)["messages"]
+        return found
+
+    async def happen(self, account: Account, event: Json) -> None:
+        """Something that no request asked for."""
+        control = {"authorization": f"Bearer {account.api_key}"}
+        status, _, said = await self._call("POST", f"{PSP_URL}/v1/events", control, msgspec.json.encode(event))
+        assert status == 200, said
+
+    def adapter(self, account: Account) -> SandboxPsp:
+        """The gateway's adapter, to read what the PSP says."""
+        return SandboxPsp(
+            SandboxPspConfig(url=PSP_URL, api_key=account.api_key), PspContext(http=None, vault_http=None)
+        )  # type: ignore[arg-type]
+
+    async def read(self, account: Account, headers: dict[str, str], body: bytes) -> Sequence[WebhookEvent]:
+        """A message as the gateway takes it."""
+        delivery = WebhookDelivery(headers=headers, body=body, query={}, received_at=self._world.clock.now())
+        return await self.adapter(account).verify_webhook(delivery)
+
+    async def _delivered(self, url: str, headers: dict[str, str], body: bytes) -> int:
+        """A message to some gateway. ``Payments.tell`` is what the inbox calls for each one it has stored; here the PSP's own
+        patience stands for the inbox."""
+        shop, account = next(
+            (shop, one) for shop in self._world.merchants for one in shop.accounts if url.endswith(one.account_id)
+        )
+        self._told += 1
+        try:
+            events = await self.read(account, {name.lower(): value for name, value in headers.items()}, body)
+        except WebhookRejected as rejected:
+            self._world.note(f"webhook rejected: {rejected}")
+            return 401
+        account_id = UUID(account.account_id)
+        for event in events:
+
+            async def tell(gateway: Gateway, event: WebhookEvent = event) -> Any:
+                return await gateway.payments.tell(
+                    shop.caller.scope,
+                    "req_webhook",
+                    account_id=account_id,
+                    news=event.news,
+                    fact_id=uuid5(account_id, event.event_id),
+                    sequence=event.sequence,
+                )
+
+            await asyncio.sleep(self._chance.uniform(0.0, 0.05))
+            try:
+                status, said = await self._world.request(self._chance.choice(self._world.gateways), tell)
+            except ConnectionError:
+                return 0
+            self._world.note(f"webhook {event.type} {event.event_id} {event.sequence} -> {status} {said}")
+            if status != 200 or said == "null":
+                return 503
+        return 200
 
     def _later(self, delay_s: float, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Do it then, and let ``next_at`` know."""
@@ -251,38 +282,14 @@ class Outside:
     @property
     def next_at(self) -> float | None:
         """When the next thing happens out there that is known to happen, in the loop's time; ``None`` when there is nothing."""
-        return min(self._announced.values(), default=None)
+        known = [*self._announced.values()]
+        if agenda := self._app._agenda._entries:
+            known.append(agenda[0][0] - EPOCH.timestamp())
+        return min(known, default=None)
 
-    async def _tell(self, event: str, raw: Json) -> None:
-        """Until somebody has taken it in. ``Payments.tell`` is what the inbox of webhooks calls for each message that it has stored."""
-        shop, account = next(
-            (shop, account) for shop in self._world.merchants for account in shop.accounts if account.api_key.endswith(f"_{raw['account']}")
-        )
-        news = OperationNews(
-            kind=raw["kind"],
-            outcome=self._adapter._outcome(raw, raw["reference"], looked_up=True),
-            reference=raw["reference"],
-            psp_ref=raw["id"],
-            charge_ref=raw.get("charge"),
-            amount=Money(raw["amount"], raw["currency"]),
-            capture=raw.get("capture"),
-            metadata=raw.get("metadata") or {},
-        )
-        account_id = UUID(account.account_id)
-        for pause_s in (0.0, 1.0, 5.0, 30.0, 60.0, 300.0, 900.0):
-            await asyncio.sleep(pause_s * self._chance.uniform(0.9, 1.1))
-            try:
-                status, said = await self._world.request(
-                    self._chance.choice(self._world.gateways),
-                    lambda gateway: gateway.payments.tell(
-                        shop.caller.scope, "req_webhook", account_id=account_id, news=news, fact_id=uuid5(account_id, event)
-                    ),
-                )
-            except ConnectionError:
-                continue
-            self._world.note(f"webhook {event} {raw['kind']} {raw['reference']} {raw['status']} -> {status} {said}")
-            if status == 200 and said != "null":
-                return
+    def outcome(self, account: Account, raw: Json) -> Outcome:
+        """How the adapter reads the simulator's answer to a request."""
+        return self.adapter(account)._outcome(raw, raw["kind"], raw["reference"], raw.get("charge"), looked_up=True)
 
     @property
     def busy(self) -> bool:
@@ -339,10 +346,21 @@ class Outside:
         async def receive() -> Json:
             return {"type": "http.request", "body": body, "more_body": False}
 
-        async def send(message: Json) -> None:
-            sent.append(message)
+        size = 0
 
-        await self._app(scope, receive, send)
+        async def send(message: Json) -> None:
+            nonlocal size
+            sent.append(message)
+            size += len(message.get("body", b""))
+            if size > ANSWER_MAX_BYTES + 100_000:
+                raise _TooMuch
+
+        try:
+            await self._app(scope, receive, send)
+        except Cut as cut:
+            raise httpx.ReadError(f"simulated: {cut}") from cut
+        except _TooMuch:
+            pass  # Whoever reads it stops here too.
         given = {name.decode(): value.decode("latin-1") for name, value in sent[0].get("headers", [])}
         return sent[0]["status"], given, b"".join(one.get("body", b"") for one in sent[1:])
 
@@ -442,6 +460,11 @@ def client(outside: Outside, timeout_s: float, vault: VaultProvider | None) -> h
     if vault is not None:
         transport = outbound.VaultTransport(transport, vault)
     return httpx.AsyncClient(transport=transport, timeout=None, follow_redirects=False, trust_env=False)  # noqa: S113
+
+
+def operation_of(reference: str, prefix: str = "op") -> UUID:
+    """The id in a public one."""
+    return ids.decode(prefix, reference)
 
 
 def _word(body: bytes, name: str) -> str:

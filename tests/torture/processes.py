@@ -2,11 +2,11 @@
 
     python -m tests.torture kill --kills 500 [--seed S] [--processes 2] [--json FILE]
 
-``world`` starts everything in a folder of its own: PostgreSQL, Valkey, both simulators, and one warm parent that forks gateways
-and workers (``tests.system.serve``), so that a process lives again some milliseconds after it was killed. ``Load`` is the clients:
-they insist, each request with one key, at whichever process, until it is answered, and write down all they were told. The PSP
-answers with faults by rate, and every change in its book comes back as a webhook. At the end the faults stop, the workers find out
-what is open, and ``invariants`` lays our database, the PSP's book and the clients' answers side by side.
+``world`` starts everything in a folder of its own: PostgreSQL, Valkey, both simulators, and one warm parent that forks
+gateways and workers (``tests.system.serve``), so that a process lives again some milliseconds after it was killed. ``Load`` is
+the clients: they insist, each request with one key, at whichever process, until it is answered, and write down all they were
+told. The PSP answers with faults by rate, and every change in its book comes back as a webhook. At the end the faults stop, the
+workers find out what is open, and ``invariants`` lays our database, the PSP's book and the clients' answers side by side.
 
 The seed decides what is asked, with which faults and when a kill comes; the machine decides which instruction it hits. So a run
 that failed is repeated in its kind, not instruction by instruction: for that there is the first tier (``sim``).

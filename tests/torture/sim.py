@@ -13,14 +13,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
+from tests.torture import database, scenario
+from tests.torture.scenario import Outcome
+from tests.torture.world import log_into
 
 from clearspan.platform import plugins
 from clearspan.platform.embedded_postgres import EmbeddedPostgres
 from clearspan.platform.plugins import Plugins
 from clearspan.settings import Settings, load
-from tests.torture import database, scenario
-from tests.torture.scenario import Outcome
-from tests.torture.world import log_into
 
 DATABASE_URL = "CLEARSPAN_TEST_DATABASE_URL"
 
@@ -43,9 +43,23 @@ def postgres() -> Iterator[str]:
     if given:
         yield given
         return
-    with tempfile.TemporaryDirectory(prefix="clearspan-torture-") as folder:
-        with EmbeddedPostgres(Path(folder) / "postgres") as server:
-            yield server.superuser_url
+    with (
+        tempfile.TemporaryDirectory(prefix="clearspan-torture-") as folder,
+        EmbeddedPostgres(Path(folder) / "postgres") as server,
+    ):
+        yield server.superuser_url
+
+
+@contextmanager
+def database_of(superuser_url: str, name: str) -> Iterator[database.Server]:
+    """A database of its own, and connections to it."""
+    urls = database.prepare(superuser_url, name)
+    log_into(lambda _: None)
+    try:
+        with database.Server(urls) as server:
+            yield server
+    finally:
+        database.drop(superuser_url, name)
 
 
 @contextmanager
@@ -92,12 +106,12 @@ class Tally:
         found = sorted(self.convergence_s)
         at: Callable[[float], float] = lambda share: (
             found[min(len(found) - 1, int(len(found) * share))] if found else 0.0
-        )  # noqa: E731
+        )
         counts = self.counts
         return "\n".join(
             (
                 f"{counts['runs']} runs in {seconds:.0f} s ({counts['runs'] / seconds:.1f}/s), {len(self.failed)} failed",
-                f"  {self.virtual_s / 86_400:.1f} virtual days, {self.virtual_s / 3600 / (seconds / 60):.0f} virtual hours per minute",
+                f"  {self.virtual_s / 86_400:.1f} virtual days, {self.virtual_s / 60 / seconds:.0f} virtual hours a minute",
                 f"  {counts['payments']} payments, {counts['operations']} operations, {counts['answers']} answers,"
                 f" {counts['kills']} kills, {counts['faults']} faults outside, {counts['calls']} database calls"
                 f" ({counts['overlaps']} pairs overlapped), {counts['steps']} steps",

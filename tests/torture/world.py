@@ -1,7 +1,7 @@
 """One simulated installation: gateway processes and workers that die and come back, on one virtual clock, before one PSP.
 
-The parts are the real ones: ``clearspan.app.Gateway`` with all its services, ``clearspan.worker.Sweeper`` and its jobs, the sandbox
-adapter. Two doors are replaced, the connections to PostgreSQL (``database``) and to the network (``network``).
+The parts are the real ones: ``clearspan.app.Gateway`` with all its services, ``clearspan.worker.Sweeper`` and its jobs, the
+sandbox adapter. Two doors are replaced, the connections to PostgreSQL (``database``) and to the network (``network``).
 """
 
 from __future__ import annotations
@@ -19,6 +19,10 @@ from uuid import UUID
 import httpx
 import msgspec
 import structlog
+from tests.torture import network
+from tests.torture.database import Desk, Server, SimulatedDatabase
+from tests.torture.invariants import Answered
+from tests.torture.loop import PROCESS, Trace, VirtualClock, VirtualLoop
 
 import clearspan.app
 from clearspan.access.keys import SCOPES
@@ -33,10 +37,6 @@ from clearspan.psps.schemas import PspAccountCreate
 from clearspan.sdk import VaultProvider
 from clearspan.settings import Settings
 from clearspan.worker import Jobs, Sweeper
-from tests.torture import network
-from tests.torture.database import Desk, Server, SimulatedDatabase
-from tests.torture.invariants import Answered
-from tests.torture.loop import PROCESS, Trace, VirtualClock, VirtualLoop
 
 T = TypeVar("T")
 Json = dict[str, Any]
@@ -139,7 +139,7 @@ class World:
 
     def chance(self, name: str) -> random.Random:
         """A source of chance of its own for each purpose, so that more of one does not change the others."""
-        return random.Random(f"{self.seed}/{name}")  # noqa: S311
+        return random.Random(f"{self.seed}/{name}")
 
     def note(self, line: str) -> None:
         """Into the trace."""
@@ -152,7 +152,7 @@ class World:
         real_client, real_database = outbound.client, clearspan.app.Database
 
         def client(
-            connect_timeout_s: float,  # noqa: ARG001
+            connect_timeout_s: float,
             timeout_s: float,
             vault: VaultProvider | None = None,
         ) -> httpx.AsyncClient:
@@ -312,6 +312,11 @@ class World:
 
     async def _store(self, scope: Scope, key_id: UUID, methods: dict[str, UUID]) -> None:
         now = clock.now()
+        # The one thing that the database may draw by lot.
+        await self.server.superuser.execute(
+            "UPDATE psp_accounts SET webhook_token = 'whk_' || md5(psp_account_id::text) WHERE tenant_id = $1",
+            scope.tenant_id,
+        )
         await self.server.superuser.execute(
             "INSERT INTO api_keys (tenant_id, live, key_id, prefix, secret_hmac, name, scopes, created_at)"
             " VALUES ($1, $2, $3, 'torture0', '', 'torture', $4, $5)",
@@ -322,8 +327,9 @@ class World:
             now,
         )
         await self.server.superuser.executemany(
-            "INSERT INTO payment_methods (tenant_id, live, payment_method_id, vault, vault_token, brand, last4, exp_month, exp_year,"
-            " fingerprint, created_at, updated_at) VALUES ($1, $2, $3, 'sandbox', $4, 'visa', $5, 12, 2040, $4, $6, $6)",
+            "INSERT INTO payment_methods (tenant_id, live, payment_method_id, vault, vault_token, brand, last4,"
+            " exp_month, exp_year, fingerprint, created_at, updated_at)"
+            " VALUES ($1, $2, $3, 'sandbox', $4, 'visa', $5, 12, 2040, $4, $6, $6)",
             [
                 (scope.tenant_id, scope.live, method, token, network.CARDS[token][-4:], now)
                 for token, method in methods.items()

@@ -366,6 +366,12 @@ def broken_tls(tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.fixture
+def new_world() -> type[World]:
+    """For tests that need more than one."""
+    return World
+
+
+@pytest.fixture
 async def world() -> AsyncIterator[World]:
     """The simulator in memory."""
     opened = World()

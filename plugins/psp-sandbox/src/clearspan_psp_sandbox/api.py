@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hashlib
 import re
 from collections.abc import Awaitable, Callable
@@ -49,6 +51,9 @@ class Api:
         self._webhooks = Webhooks(clock, self._agenda, book, self._faults, deliver)
         self._desk = Desk(book, self._bank, clock, self._agenda, self._faults, self._webhooks, self._decision)
         self._incidents = Incidents(self._desk, self._bank, clock)
+        with contextlib.suppress(RuntimeError):
+            asyncio.get_running_loop()  # else the server's start-up opens the agenda
+            self._agenda.run_due()
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -224,7 +229,7 @@ class Api:
             case _:
                 messages = [message.told() for message in self._webhooks.of(account)]
                 settings = msgspec.to_builtins(self._webhooks.endpoint(account))
-                return await self._tell({"url": None, "paused": False} | settings | {"messages": messages})
+                return await self._tell({"url": "", "paused": False} | settings | {"messages": messages})
 
     # -- what a payer does ---------------------------------------------------------------------------------------------
 

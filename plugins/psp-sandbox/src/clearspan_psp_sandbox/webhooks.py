@@ -39,12 +39,12 @@ class Endpoint(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """Body of ``PUT /v1/webhooks``.
 
     Attributes:
-        url: where the account's messages go; ``None``: to each charge's own.
+        url: where the account's messages go; empty: to each charge's own.
         secrets: each signs; empty: the account's default one.
         paused: messages wait.
     """
 
-    url: Url | None = None
+    url: Annotated[str, msgspec.Meta(pattern=r"^(https?://[!-~]{1,2000})?$")] = ""
     secrets: Annotated[list[str], msgspec.Meta(max_length=8)] = msgspec.field(default_factory=list)
     paused: bool = False
 
