@@ -320,7 +320,9 @@ class World:
     async def restarted(self) -> World:
         """Another simulator over the same book, at the same time."""
         await self.close()
-        return World(book=self.book, time=self.time)
+        again = World(book=self.book, time=self.time)
+        again._references = self._references
+        return again
 
     async def close(self) -> None:
         await self.http.aclose()

@@ -343,6 +343,8 @@ async def test_f9_an_answer_can_contradict_the_book(world: World) -> None:
 async def test_f9_a_declined_charge_can_succeed_later(world: World) -> None:
     request = world.request(fault="F9 kind=late_success delay_s=30")
     assert isinstance(await world.psp.create_intent(request), Declined)
+    (booked,) = await world.booked(request.operation_id)
+    assert (booked["status"], "captured" in booked, "fee" in booked) == ("declined", False, False)
     assert isinstance(await world.psp.retrieve(lookup(request)), Declined)
     await world.time.go_on(31)
     found = await world.psp.retrieve(lookup(request))

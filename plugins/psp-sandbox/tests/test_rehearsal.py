@@ -26,6 +26,7 @@ from clearspan.sdk import (
     RetrieveRequest,
 )
 from clearspan_psp_sandbox.api import PAGE_MAX
+from clearspan_psp_sandbox.book import MemoryBook
 from clearspan_psp_sandbox.faults import METADATA_KEY, TABLE, Cut
 from clearspan_psp_sandbox.simulator import build
 
@@ -52,6 +53,18 @@ async def test_the_clock_jumps_and_what_was_to_happen_has_happened(world: World)
     assert [one["status"] for one in await world.booked(pending.operation_id)] == ["succeeded"]
     (charge,) = await world.booked(late.operation_id)
     assert charge["created_at"] == datetime.fromtimestamp(after, UTC).isoformat().replace("+00:00", "Z")
+
+
+async def test_after_a_jump_the_rest_happens_when_the_moved_clock_says_so(world: World) -> None:
+    charging = asyncio.create_task(world.psp.create_intent(world.request(fault="F3 delay_s=3600 hang_s=1")))
+    await world.time.go_on(1)
+    with pytest.raises(OutcomeUnknown):
+        await charging
+    await world.api.post("/v1/clock", json={"advance_s": 3000})
+    await world.time.go_on(590)
+    assert world.consumer.types == []
+    await world.time.go_on(10)
+    assert world.consumer.types == ["charge.succeeded"]
 
 
 async def test_the_clock_does_not_go_back(world: World) -> None:
@@ -328,6 +341,46 @@ async def test_disputes_promises_and_totals_survive_a_restart(world: World) -> N
         assert len({one["id"] for one in disputes}) == 2
     finally:
         await again.close()
+
+
+async def test_a_late_charge_keeps_its_id_over_a_restart_and_gives_it_to_nobody(world: World) -> None:
+    charging = asyncio.create_task(world.psp.create_intent(world.request(fault="F3 delay_s=60 hang_s=1")))
+    await world.time.go_on(1)
+    with pytest.raises(OutcomeUnknown):
+        await charging
+    again = await world.restarted()
+    try:
+        await again.charged(5)
+        await again.charged(6)
+        await again.time.go_on(60)
+        booked = (await again.api.get("/v1/book")).json()["operations"]
+        assert sorted(one["amount"] for one in booked) == [5, 6, 1099]
+        assert len({one["id"] for one in booked}) == 3
+    finally:
+        await again.close()
+
+
+async def test_nobody_is_told_what_is_not_safe_yet(new_world: type[World]) -> None:
+    book = SlowBook()
+    world = new_world(book=book)
+    charging = asyncio.create_task(world.psp.create_intent(world.request(fault="W3")))
+    await world.time.go_on(60)
+    assert (charging.done(), world.consumer.got) == (False, [])
+    book.written.set()
+    assert isinstance(await charging, Approved)
+    assert world.consumer.types == ["charge.succeeded"]
+    await world.close()
+
+
+class SlowBook(MemoryBook):
+    """A disk that takes its time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = asyncio.Event()
+
+    async def settled(self) -> None:
+        await self.written.wait()
 
 
 async def test_the_metadata_of_a_charge_is_rehearsed_once_even_over_a_restart(world: World) -> None:

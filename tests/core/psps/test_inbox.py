@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import httpx
+import msgspec
 import pytest
 from tests.core.payments.conftest import Puppet
 from tests.core.psps.conftest import Office, Post, Rows, approve, approved, event, rented, webhook_id, written
@@ -155,6 +156,23 @@ async def test_many_duplicates_and_workers_tell_it_once(
     assert [(row["seen"], row["state"]) for row in await inbox.all()] == [(11, "applied")]
 
 
+async def test_what_one_worker_has_claimed_another_does_not_wait_for(
+    office: Office, silent: Post, inbox: Rows, scope: Scope
+) -> None:
+    await silent.send(event(approved(ids.encode("op", clock.new_uuid()))))
+    now = clock.now()
+    document = {"tenant_id": scope.tenant_id, "live": scope.live, "now": now, "actor_type": "system", "most": 10}
+    document |= {"lease_until": now + timedelta(seconds=30), "delays_s": DELAYS_S, "event_ids": []}
+    claim = f"SELECT {sqlbundle.name('inbox_claim')}($1::jsonb)", msgspec.json.encode(document).decode()
+    async with office.gateway.db.pool.acquire() as one, office.gateway.db.pool.acquire() as other:
+        async with one.transaction():
+            assert len(json.loads(await one.fetchval(*claim))) == 1
+            async with other.transaction():
+                await other.execute("SET LOCAL lock_timeout = '2s'")
+                assert json.loads(await other.fetchval(*claim)) == []
+        assert json.loads(await other.fetchval(*claim)) == []
+
+
 async def test_news_of_no_interest_is_kept_and_told_to_nobody(
     office: Office, post: Post, inbox: Rows, scope: Scope
 ) -> None:
@@ -175,6 +193,16 @@ async def test_a_dispute_is_linked(shop: Shop, post: Post, inbox: Rows) -> None:
     shown = (await shop.http.get(f"/v1/psp-webhooks/{webhook_id(row)}")).json()
     assert shown["dispute"].startswith("dp_")
     assert (await shop.get(payment))["amounts"]["disputed_minor"] == 500
+
+
+async def test_a_dispute_in_another_currency_is_for_a_human_at_once(shop: Shop, post: Post, inbox: Rows) -> None:
+    payment, reference = await charged(shop)
+    status, amount = DisputeStatus.NEEDS_RESPONSE, Money(500, "USD")
+    news = DisputeNews(dispute_ref="dp_1", status=status, amount=amount, charge_ref=f"ref-{reference}")
+    assert (await post.send(event(news))).status_code == 200
+    row = await settled(inbox)
+    assert (row["state"], row["due_at"], await inbox.told()) == ("needs_attention", None, ["webhook.needs_attention"])
+    assert (await shop.get(payment))["amounts"]["disputed_minor"] == 0
 
 
 # -- Hints ----------------------------------------------------------------------------------------------------------------------
@@ -220,14 +248,10 @@ async def test_the_same_hint_again_is_another_look(
     puppet.does = approve
     await post.post(body, headers={})
 
-    async def looked() -> bool | None:
-        return (
-            True
-            if (await shop.get(payment))["amounts"]["surplus_minor"] or puppet.verbs.count("retrieve") >= 3
-            else None
-        )
+    async def surplus() -> bool | None:
+        return True if (await shop.get(payment))["operations"][0]["state"] == "surplus" else None
 
-    await until(looked)
+    await until(surplus)
     assert (await settled(inbox))["seen"] == 2
 
 

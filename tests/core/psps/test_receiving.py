@@ -66,10 +66,9 @@ async def test_one_message_with_several_events_is_several_rows(mute: Office, pos
     rows = {row["event_key"]: row["state"] for row in await inbox.all()}
     assert {key: state for key, state in rows.items() if key.startswith("evt")} == {
         "evt-a": "received",
-        "evt-a#2": "received",
         "evt-b": "ignored",
     }
-    assert len(rows) == 4
+    assert list(rows.values()).count("received") == 3
     assert (await there.post(body)).status_code == 200
     assert [(row["seen"]) for row in await inbox.all()] == [2, 2, 2, 2]
 
@@ -178,12 +177,17 @@ async def test_a_second_rotation_ends_the_first_secret(shop: Shop, post: Post, p
     assert told == {post.secret: 401, "whsec_second": 200, "whsec_third": 200}
 
 
-async def test_other_changes_of_an_account_keep_its_secrets(shop: Shop, post: Post, puppet: Puppet) -> None:
+async def test_other_changes_of_an_account_keep_its_secrets(
+    shop: Shop, post: Post, puppet: Puppet, superuser: asyncpg.Connection[asyncpg.Record]
+) -> None:
     await rotate(shop, post, puppet, "whsec_new")
+    until = "SELECT previous_until FROM psp_accounts WHERE psp_account_id = $1", ids.decode("acct", post.account["id"])
+    before = await superuser.fetchval(*until)
     changed = await shop.http.patch(
         f"/v1/psp-accounts/{post.account['id']}", json={"priority": 5, "status": "disabled"}
     )
     assert changed.status_code == 200
+    assert await superuser.fetchval(*until) == before, "the overlap is not prolonged"
     # Disabled: no new charges, but what was charged still has its messages.
     for secret in (post.secret, "whsec_new"):
         assert (await post.send(event(approved(op())), secret=secret)).status_code == 200

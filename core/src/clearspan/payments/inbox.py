@@ -17,6 +17,7 @@ from uuid import UUID, uuid5
 import msgspec
 import structlog
 
+from clearspan.payments import errors
 from clearspan.payments.service import Payments
 from clearspan.platform import clock
 from clearspan.platform.context import Scope, system
@@ -108,6 +109,8 @@ class Inbox:
             )
         except DatabaseUnavailable:
             raise
+        except errors.DisputeCurrencyMismatch as error:  # No later try makes it better.
+            end = {"state": "needs_attention", "code": error.code, "note": error.detail}
         except DomainError as error:
             end = self._again(one, None, error.code, f"{error.code}: {error.detail}")
         else:

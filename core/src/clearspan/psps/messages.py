@@ -69,20 +69,21 @@ def kept(events: Sequence[WebhookEvent], body: bytes, *, signed: bool) -> list[K
     if len(events) > EVENTS_MAX:
         raise OutcomeUnknown(f"{len(events)} events in one message")
     found: list[Kept] = []
-    keys: dict[str, int] = {}
+    keys: set[str] = set()
     for index, event in enumerate(events):
         given = {"event_id": event.event_id, "type": event.type, "sequence": event.sequence}
         envelope = msgspec.convert(given, _Envelope)
         key = _event_key(envelope.event_id, body, index)
-        # Two events under one id would be one: what a message says twice is kept twice, always in the same places.
-        keys[key] = keys.get(key, 0) + 1
+        if key in keys:  # Two events under one id would be one, and the second lost.
+            key = _event_key("", body, index)
+        keys.add(key)
         news = None
         if event.news is not None:
             news = msgspec.Raw(msgspec.json.encode(_clean(event.news if signed else _hint(event.news))))
             _NEWS.decode(news)
         found.append(
             Kept(
-                event_key=key if keys[key] == 1 else f"{key}#{keys[key]}",
+                event_key=key,
                 type=_words(envelope.type, _KEY_MAX) or "unknown",
                 state="ignored" if news is None else "received",
                 news=news,

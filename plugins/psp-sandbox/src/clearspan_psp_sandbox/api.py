@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import re
 from collections.abc import Awaitable, Callable
@@ -51,9 +50,11 @@ class Api:
         self._webhooks = Webhooks(clock, self._agenda, book, self._faults, deliver)
         self._desk = Desk(book, self._bank, clock, self._agenda, self._faults, self._webhooks, self._decision)
         self._incidents = Incidents(self._desk, self._bank, clock)
-        with contextlib.suppress(RuntimeError):
-            asyncio.get_running_loop()  # else the server's start-up opens the agenda
-            self._agenda.run_due()
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return  # The server's start-up opens the agenda.
+        self._agenda.run_due()
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         """ASGI."""

@@ -46,9 +46,8 @@ class Incidents:
             case "F3":
                 return await self._promise(fault, ask)
             case "F9" if fault.word("kind") == "late_success" and ask.verb == "charge":
-                refused = replace_decision(ask, lambda charge: declined(charge, "do_not_honor"))
-                reply = await self._desk.once(refused, late=False)
-                return await self._contradict(fault, ask, reply)
+                unlucky = replace(ask, decide=lambda now: _refused(ask.decide(now)))
+                return await self._contradict(fault, ask, await self._desk.once(unlucky, late=False))
             case "F9":
                 return await self._contradict(fault, ask, await properly())
             case "F10" if fault.flag("checked") and self._desk.known(ask):
@@ -87,7 +86,7 @@ class Incidents:
         if fault is None or fault.id not in ("F9", "F12"):
             return found
         if fault.id == "F9":
-            return [declined(one, "do_not_honor") if one.status == "succeeded" else one for one in found]
+            return [_refused(one) if one.status == "succeeded" else one for one in found]
         edge = self._clock.now() - fault.number("lag_s")
         fresh = [one for one in found if self._bank.last_change(one.id).at > edge]
         match fault.word("kind"):
@@ -152,9 +151,9 @@ class Incidents:
         elif operation.status != "succeeded":
             return reply
         elif kind == "response_declined":
-            return as_json(402, msgspec.json.encode(declined(operation, "do_not_honor")))
+            return as_json(402, msgspec.json.encode(_refused(operation)))
         else:
-            self._desk.lie(declined(operation, "do_not_honor"), f"{operation.kind}.declined")
+            self._desk.lie(_refused(operation), f"{operation.kind}.declined")
         await self._desk.settled()
         return reply
 
@@ -216,9 +215,12 @@ class Incidents:
             await self._clock.sleep(interval_s)
 
 
-def replace_decision(ask: Ask, change: Callable[[Operation], Operation]) -> Ask:
-    """The same request, decided otherwise."""
-    return replace(ask, decide=lambda now: change(ask.decide(now)))
+def _refused(operation: Operation) -> Operation:
+    """As if the issuer had said no."""
+    return declined(
+        replace(operation, captured=0, fee=0, settles_at=None, settles_as=None, network_transaction_id=None),
+        "do_not_honor",
+    )
 
 
 async def _each(chunks: Iterable[bytes]) -> AsyncIterator[bytes]:

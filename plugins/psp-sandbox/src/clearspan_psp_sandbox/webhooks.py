@@ -72,9 +72,10 @@ class Sending(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Attempt(msgspec.Struct, omit_defaults=True):
-    """How a delivery went; ``asked``: somebody asked for it; ``lost``: there will be none."""
+    """How a delivery of one message about an object went; ``asked``: somebody asked for it; ``lost``: there will be none."""
 
-    message: str
+    about: str
+    sequence: int
     status: int = 0
     asked: bool = False
     lost: bool = False
@@ -91,6 +92,7 @@ class Message:
     """One message.
 
     Attributes:
+        about: the object's id.
         url: the charge's own address.
         attempts: the statuses that were answered, 0 for none.
         due_at: when it is sent next; ``None``: not by itself.
@@ -99,7 +101,7 @@ class Message:
     def __init__(
         self, said: Operation | Dispute, type_: str, data: bytes, created: float, sequence: int, url: str
     ) -> None:
-        self.id = f"evt_{letters(f'{said.id}/{sequence}')}"
+        self.about = said.id
         self.type = type_
         self.account = said.account
         self.created = created
@@ -113,11 +115,23 @@ class Message:
         self.fault: Fault | None = None
 
     @property
+    def id(self) -> str:
+        """The same whenever it is sent."""
+        return f"evt_{letters(f'{self.about}/{self.sequence}')}"
+
+    @property
     def body(self) -> bytes:
         """The bytes that are sent and signed."""
-        head = {"id": self.id, "type": self.type, "account": self.account}
-        head |= {"created": int(self.created), "sequence": self.sequence}  # type: ignore[dict-item]
-        return msgspec.json.encode({**head, "data": msgspec.Raw(self.data)})
+        return msgspec.json.encode(
+            {
+                "id": self.id,
+                "type": self.type,
+                "account": self.account,
+                "created": int(self.created),
+                "sequence": self.sequence,
+                "data": msgspec.Raw(self.data),
+            }
+        )
 
     def told(self) -> dict[str, object]:
         """For ``GET /v1/webhooks``."""
@@ -137,7 +151,7 @@ class Webhooks:
 
     def __init__(self, clock: Clock, agenda: Agenda, book: Books, faults: Faults, deliver: Deliver) -> None:
         self._clock, self._agenda, self._book, self._faults, self._deliver = clock, agenda, book, faults, deliver
-        self._messages: dict[str, Message] = {}
+        self._messages: dict[tuple[str, int], Message] = {}
         self._of_account: dict[str, list[Message]] = {}
         self._counts: dict[str, int] = {}
         self._endpoints: dict[str, Endpoint] = {}
@@ -162,7 +176,7 @@ class Webhooks:
 
     def restore_attempt(self, attempt: Attempt, at: float) -> None:
         """As the book has it."""
-        self._count(self._messages[attempt.message], attempt, at)
+        self._count(self._messages[attempt.about, attempt.sequence], attempt, at)
 
     def start(self) -> None:
         """After the book was read: send what is not delivered."""
@@ -180,7 +194,7 @@ class Webhooks:
         sequence = self._counts[said.id] = self._counts.get(said.id, 0) + 1
         name = type_ or ("return.created" if said.kind == "return" else f"{said.kind}.{said.status}")
         message = Message(said, name, data, at, sequence, url or "")
-        self._messages[message.id] = message
+        self._messages[said.id, sequence] = message
         self._of_account.setdefault(said.account, []).append(message)
         if message.url or self.endpoint(said.account).url:
             message.due_at = at + FIRST_S
@@ -194,7 +208,7 @@ class Webhooks:
         if fault and fault.id == "W2":
             message.due_at += fault.chance("hold") * fault.number("hold_s")
         if fault and fault.id == "W6":
-            self._record(message, Attempt(message.id, lost=True))
+            self._record(message, Attempt(message.about, message.sequence, lost=True))
         self._plan(message)
         return fault is not None and fault.id == "W3"
 
@@ -219,7 +233,7 @@ class Webhooks:
             signature = signatures.sign(message.body, secrets, self._clock.everybodys() + order.timestamp_shift_s)
             async with self._lanes:
                 status = await self._post(url, signature, message.body)
-            self._record(message, Attempt(message.id, status, asked=True))
+            self._record(message, Attempt(message.about, message.sequence, status, asked=True))
             return {"id": message.id, "status": status}
 
         if order.parallel:
@@ -268,7 +282,7 @@ class Webhooks:
             else:
                 statuses = [await post for post in posts]
         for status in statuses:
-            self._record(message, Attempt(message.id, status))
+            self._record(message, Attempt(message.about, message.sequence, status))
         self._plan(message)
 
     def _signed(self, message: Message, shift_s: float = 0) -> str:
