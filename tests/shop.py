@@ -375,7 +375,8 @@ async def web(
                 await until(lambda address=address: _healthy(address, process, folder / "log"))  # type: ignore[misc]
             yield running
         finally:
-            process.terminate()
+            with suppress(ProcessLookupError):
+                process.terminate()
             await process.wait()
             await watching
 
