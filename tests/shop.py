@@ -276,7 +276,7 @@ class Web:
         doom: the folder in which a file calls for a kill; see ``tests.system.serve``.
         count: how many processes there are, gateways first.
         kills: how many were killed from here.
-        births: how many were started, by kills from here, by doom or else.
+        killed: how many SIGKILL has ended, by doom too.
     """
 
     def __init__(
@@ -290,16 +290,16 @@ class Web:
         self.doom = doom
         self.count = count
         self.kills = 0
-        self.births = 0
+        self.killed = 0
 
     async def watch(self) -> None:
         """Keep up with who lives."""
         assert self._process.stdout is not None
         async for line in self._process.stdout:
-            index, pid = map(int, line.split())
+            index, pid, end = map(int, line.split())
             async with self._born:
                 self._pids[index] = pid
-                self.births += 1
+                self.killed += end == signal.SIGKILL
                 self._born.notify_all()
 
     async def kill(self, index: int = 0) -> None:
@@ -375,7 +375,8 @@ async def web(
                 await until(lambda address=address: _healthy(address, process, folder / "log"))  # type: ignore[misc]
             yield running
         finally:
-            process.terminate()
+            with suppress(ProcessLookupError):
+                process.terminate()
             await process.wait()
             await watching
 

@@ -1,8 +1,10 @@
-"""Gateways and workers that may be killed at any instant: ``python -m tests.system.serve``, told by JSON on standard input.
+"""Gateways and workers that may be killed at any instant: ``python -m tests.system.serve``.
 
-The parent imports everything once, listens, and forks a child per socket and one per worker; a child that ends is forked
-again at once. It prints ``<number> <pid>`` for every child, gateways first. Clients keep waiting in the socket's queue while
-nobody is there to accept them.
+Standard input tells in JSON (``Task``) what to serve.
+
+The parent imports everything once, listens, and forks a child per socket and one per worker; a child that ends is forked again at
+once. It prints ``<number> <pid> <end>`` for every child, gateways first; ``end`` is the signal that ended the one before, or 0.
+Clients keep waiting in the socket's queue while nobody is there to accept them.
 
 A file named ``<point>-<verb>-<amount>`` in the folder ``doom`` makes the child that comes by take the file away and kill itself:
 
@@ -192,13 +194,16 @@ def main() -> Never:
     shared = [socket.socket(fileno=task.shared)] if task.shared >= 0 else []
 
     def serve(listener: socket.socket) -> None:
-        uvicorn.Server(config).run(sockets=[listener, *shared])
+        server = uvicorn.Server(config)
+        server.run(sockets=[listener, *shared])
+        if not server.started:
+            raise ConnectionError("the database is away")
 
     def work() -> None:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(clearspan.worker._work(runtime))
 
-    # What each life would do again: read the certificates, which takes longest, import late, configure the mappers.
+    # What each life would do again: read the certificates, which takes longest, import what is imported late.
     setattr(ssl, "create_default_context", functools.cache(ssl.create_default_context))  # noqa: B010
     config.load()
     configure_mappers()
@@ -211,19 +216,19 @@ def main() -> Never:
     listeners = [socket.socket(fileno=number) for number in task.sockets]
     children: dict[int, int] = {}
 
-    def fork(index: int) -> None:
+    def fork(index: int, end: int = 0) -> None:
         pid = os.fork()
         if pid == 0:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             try:
                 serve(listeners[index]) if index < len(listeners) else work()
-            except BaseException:  # noqa: BLE001  (A database that is away at the start, for instance; the parent tries again.)
+            except BaseException:  # noqa: BLE001  (a database that is away at the start, for instance; the parent tries again)
                 traceback.print_exc()
                 time.sleep(AGAIN_S)
                 os._exit(1)
             os._exit(0)
         children[pid] = index
-        print(index, pid, flush=True)  # noqa: T201
+        print(index, pid, end, flush=True)  # noqa: T201
 
     def stop(*_: Any) -> Never:
         for pid in children:
@@ -234,8 +239,8 @@ def main() -> Never:
     for index in range(len(listeners) + task.workers):
         fork(index)
     while True:
-        pid, _ = os.wait()
-        fork(children.pop(pid))
+        pid, status = os.wait()
+        fork(children.pop(pid), os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
-"""``python -m tests.torture sim|shuffles|mutants|all``: see docs/reliability.md."""
+"""``python -m tests.torture sim|shuffles|mutants|kill|chaos|all``: see docs/reliability.md."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
+
+from tests.torture import chaos, processes
 
 
 def _numbers(text: str) -> list[int]:
@@ -31,6 +33,8 @@ def _parser() -> argparse.ArgumentParser:
     bugs.add_argument("names", nargs="*", help="only those whose name holds one of these words")
     bugs.add_argument("--seeds", type=int, default=600, help="after so many a mutant has survived (default 600)")
     bugs.add_argument("--jobs", type=int, default=2, help="mutants at a time")
+    processes.add_commands(commands)
+    chaos.add_commands(commands)
     everything = commands.add_parser("all", help="all of them, in the size for every change")
     everything.add_argument("--seeds", type=int, default=2000, help="runs (default 2000)")
     everything.add_argument("--count", type=int, default=3000, help="tellings (default 3000)")
@@ -44,6 +48,8 @@ def main() -> int:
 
     given = _parser().parse_args()
     match given.command:
+        case "kill" | "chaos":
+            return int(given.run(given))
         case "sim":
             return sim.main(
                 given.first, given.seeds, given.jobs, replay=given.seed, patience=given.patience, spared=given.spare
@@ -57,6 +63,7 @@ def main() -> int:
                 sim.main(0, given.seeds, given.jobs),
                 shuffles.main(given.count, 1),
                 mutants.main([], mutants.SEEDS_MAX, given.jobs),
+                *(int(one.run(one)) for one in map(_parser().parse_args, (["kill"], ["chaos"]))),
             ]
             return max(ends)
 

@@ -2,16 +2,14 @@
 
     python -m tests.torture kill --kills 500 [--seed S] [--processes 2] [--json FILE]
 
-``world`` starts everything in a folder of its own: PostgreSQL, Valkey, both simulators, and one warm parent that
-forks gateways and workers (``tests.system.serve``), so that a process lives again some milliseconds after it was
-killed. ``Load`` is the clients: they insist, each request with one key, at whichever process, until it is answered,
-and write down all they were told. The PSP answers with faults by rate, and every change in its book comes back as a
-webhook. At the end the faults stop, the workers find out what is open, and ``invariants`` lays our database, the
-PSP's book and the clients' answers side by side.
+``world`` starts everything in a folder of its own: PostgreSQL, Valkey, both simulators, and one warm parent that forks
+gateways and workers (``tests.system.serve``), so that a process lives again some milliseconds after it was killed. ``Load`` is
+the clients: they insist, each request with one key, at whichever process, until it is answered, and write down all they were
+told. The PSP answers with faults by rate, and every change in its book comes back as a webhook. At the end the faults stop, the
+workers find out what is open, and ``invariants`` lays our database, the PSP's book and the clients' answers side by side.
 
-The seed decides what is asked, with which faults and when a kill comes; the machine decides which instruction it
-hits. So a run that failed is repeated in its kind, not instruction by instruction: for that there is the first tier
-(``sim``).
+The seed decides what is asked, with which faults and when a kill comes; the machine decides which instruction it hits. So a run
+that failed is repeated in its kind, not instruction by instruction: for that there is the first tier (``sim``).
 """
 
 from __future__ import annotations
@@ -51,6 +49,7 @@ from clearspan.platform.embedded_redis import EmbeddedRedis
 from clearspan.settings import DataSettings, Settings, load
 from clearspan.tenants.service import Tenants
 
+MASTER = MasterKey(bytes(range(32)))
 PSP_TIMEOUT_S = 1.0
 LEASE_S = 2
 """More than a call to the PSP may take, as the settings demand; short, so that what a killed process held is soon taken over."""
@@ -63,18 +62,31 @@ ASK_S = 20.0
 WATCH_S = 6.0
 """So long a client waits for a payment that is processing before it leaves it to the workers."""
 FAULTS: Json = {
-    "F1": 0.03,
-    "F2": 0.02,
-    "F3": 0.03,
-    "F4": 0.03,
-    "F5": 0.03,
-    "F7": 0.02,
-    "F8": 0.02,
-    "F10": 0.02,
-    "F12": 0.03,
+    "rates": {
+        "F1": 0.03,
+        "F2": 0.02,
+        "F3": 0.03,
+        "F4": 0.03,
+        "F5": 0.03,
+        "F7": 0.02,
+        "F8": 0.02,
+        "F10": 0.02,
+        "F12": 0.03,
+        "W1": 0.05,
+        "W2": 0.05,
+        "W3": 0.05,
+        "W6": 0.02,
+    },
+    # A little longer than the gateway waits: it must not take long, and nothing may be under way for ever.
+    "options": {"F1": {"hang_s": 3}, "F2": {"hang_s": 3}, "F3": {"delay_s": 1.5, "hang_s": 3}, "W2": {"hold_s": 2}},
 }
-"""The simulator's faults by rate: see docs/reliability.md."""
+"""What the simulator does wrong by rate, as ``PUT /v1/faults`` takes it; see docs/reliability.md."""
+WORK_S = 1.0
+"""So long at most the killer waits for the clients to have had an answer per kill."""
 POINTS = ("reserved", "answered", "settled")
+"""Where a request may meet a process that kills itself; see ``tests.system.serve``."""
+PLACES = ("stored-webhook-0", "told-webhook-0")
+"""And where a message may."""
 PASSING = frozenset(
     {
         "idempotency_key_in_flight",
@@ -118,12 +130,14 @@ class World:
         shops: the merchant, once behind each gateway and once behind whichever is free.
         postgres, valkey: the servers.
         database, queue: proxies in front of them, when the gateways go through them.
-        superuser_url: past the proxy, sees everything.
-        scope: the merchant's.
+        superuser_url, app_url: past the proxy.
+        scope: the present merchant's.
         accounts: the name of a PSP account -> its id.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, settings: Settings, stack: AsyncExitStack) -> None:
+        self._settings = settings
+        self._stack = stack
         self.web: Web
         self.shops: list[Shop]
         self.postgres: EmbeddedPostgres
@@ -131,22 +145,35 @@ class World:
         self.database: Proxy | None = None
         self.queue: Proxy | None = None
         self.superuser_url = ""
+        self.app_url = ""
         self.scope: Scope
         self.accounts: dict[str, UUID] = {}
+
+    async def open_shop(self) -> None:
+        """A fresh merchant with an account at the PSP, which tells it of every change in its book."""
+        self.scope, key = await _merchant(self.app_url, self._settings)
+        psp_url = self._settings.plugin["psp-sandbox"]["url"]
+        urls = (*self.web.urls, self.web.shared_url)
+        first, *others = [await self._stack.enter_async_context(_client(url, key)) for url in urls]
+        shop = Shop(first, psp_url)
+        self.shops = [shop, *(shop.behind(http) for http in others)]
+        account = await shop.add_account("alpha", 10)
+        self.accounts = {"alpha": ids.decode("acct", account["id"])}
+        async with shop.psp("alpha") as psp:
+            (await psp.put("/v1/webhooks", json={"url": account["webhook_url"]})).raise_for_status()
+        for token in CARDS:
+            await shop.card(token)
 
     @property
     def shop(self) -> Shop:
         """Behind whichever gateway is free."""
         return self.shops[-1]
 
-    async def faults(self, rates: Json, seed: int = 0) -> None:
+    async def faults(self, faults: Json) -> None:
         """Let the PSP fail at random from now on; an empty table ends that."""
-        body: Json = {}
-        if rates:
-            body = {"seed": seed, "rates": rates, "options": {"F1": {"hang_s": 3}, "F3": {"delay_s": 1.5}}}
         for account in self.accounts:
             async with self.shop.psp(account) as psp:
-                (await psp.put("/v1/faults", json=body)).raise_for_status()
+                (await psp.put("/v1/faults", json=faults)).raise_for_status()
 
     async def injected(self) -> Counter[str]:
         """How often the PSP had which fault."""
@@ -180,9 +207,9 @@ async def world(
         proxied: gateways and workers reach PostgreSQL and Valkey through proxies.
         delays_s: distances between the looks of recovery, instead of the real ones.
     """
-    made = World()
-    settings, master = _settings(folder), MasterKey(bytes(range(32)))
+    settings = _settings(folder)
     async with AsyncExitStack() as stack:
+        made = World(settings, stack)
         simulators = [
             Simulator("clearspan_psp_sandbox.simulator", _port(settings, "psp-sandbox"), folder),
             Simulator("clearspan_vault_sandbox.server", _port(settings, "vault-sandbox"), folder),
@@ -199,19 +226,18 @@ async def world(
         await asyncio.to_thread(made.postgres.start)
         await asyncio.to_thread(made.valkey.start)
         made.superuser_url = _of(made.postgres.superuser_url, "torture")
-        app_url = await asyncio.to_thread(_migrated, made.postgres.superuser_url)
+        made.app_url = app_url = await asyncio.to_thread(_migrated, made.postgres.superuser_url)
         await started
         redis_url = made.valkey.url
         if proxied:
             made.database = await stack.enter_async_context(Proxy(app_url))
             made.queue = await stack.enter_async_context(Proxy(redis_url))
             app_url, redis_url = made.database.url, made.queue.url
-        key = await _merchant(made, app_url, settings, master)
         made.web = await stack.enter_async_context(
             web(
                 app_url,
                 settings,
-                master,
+                MASTER,
                 folder / "web",
                 count=gateways,
                 workers=workers,
@@ -225,17 +251,6 @@ async def world(
                 delays_s=list(delays_s),
             )
         )
-        psp_url = settings.plugin["psp-sandbox"]["url"]
-        made.shops = [
-            Shop(await stack.enter_async_context(_client(url, key)), psp_url)
-            for url in (*made.web.urls, made.web.shared_url)
-        ]
-        first = made.shops[0]
-        made.shops[1:] = [first.behind(shop.http) for shop in made.shops[1:]]
-        account = await first.add_account("alpha", 10)
-        made.accounts = {"alpha": ids.decode("acct", account["id"])}
-        for token in CARDS:
-            await first.card(token)
         yield made
 
 
@@ -299,22 +314,20 @@ def _migrated(superuser_url: str) -> str:
     return _of(superuser_url, "torture", "torture_app")
 
 
-async def _merchant(made: World, app_url: str, settings: Settings, master: MasterKey) -> str:
-    """A tenant with a key for everything; returns the key."""
+async def _merchant(app_url: str, settings: Settings) -> tuple[Scope, str]:
+    """A tenant in test mode, and a key for everything."""
     database = Database(app_url, settings.database)
     await database.open()
     try:
-        tenant = await Tenants(database, master).create("torture", "Torture")
-        made.scope = Scope(tenant_id=tenant.tenant_id, live=False)
-        pepper = master.derive("api-key-pepper")
-        caller = Caller(
-            scope=made.scope, actor_type="cli", actor_id="torture", request_id="req_torture", tenant="torture"
-        )
+        slug = f"torture-{clock.random_bytes(4).hex()}"
+        tenant = await Tenants(database, MASTER).create(slug, "Torture")
+        scope = Scope(tenant_id=tenant.tenant_id, live=False)
+        caller = Caller(scope=scope, actor_type="cli", actor_id="torture", request_id="req_torture", tenant=slug)
+        pepper = MASTER.derive("api-key-pepper")
         authenticator = Authenticator(database, pepper, settings.access)
-        _, key = await ApiKeys(database, pepper, settings.access, authenticator).create(
-            caller, "torture", ALL_SCOPES, None
-        )
-        return key
+        keys = ApiKeys(database, pepper, settings.access, authenticator)
+        _, key = await keys.create(caller, "torture", ALL_SCOPES, None)
+        return scope, key
     finally:
         await database.close()
 
@@ -366,6 +379,7 @@ class Load:
 
     Attributes:
         asked: every request that was ever sent.
+        answered: how many answers came, refusals too.
         strange: answers that nobody should get.
         over: set, and no client begins anything new.
         doom: the share of requests on whose way a process is to kill itself.
@@ -378,6 +392,7 @@ class Load:
         self._cards: dict[str, str] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self.asked: list[Asked] = []
+        self.answered = 0
         self.strange: list[str] = []
         self.over = asyncio.Event()
         self.doom = doom
@@ -421,6 +436,7 @@ class Load:
             except httpx.TransportError:
                 await clock.sleep(0.02)
                 continue
+            self.answered += answer.status_code < 500
             if answer.is_success:
                 asked.take(answer)
                 return asked
@@ -509,7 +525,10 @@ class Load:
     async def send(self, order: _Order, asked: Asked, verb: str, amount: int) -> Asked:
         """Ask, sometimes with somebody doomed on the way."""
         if order.dice.random() < self.doom:
+            verb = "retrieve" if order.dice.random() < 0.2 else verb
             (self._world.web.doom / f"{order.dice.choice(POINTS)}-{verb}-{amount}").touch()
+        if order.dice.random() < self.doom / 2:
+            (self._world.web.doom / order.dice.choice(PLACES)).touch()
         return await self.insist(asked, order.dice)
 
 
@@ -592,8 +611,8 @@ class Report(msgspec.Struct, kw_only=True):
         violations: none, or the promise is broken.
     """
 
-    command: str
     seed: int
+    command: str = ""
     seconds: float = 0.0
     kills: int = 0
     kills_at_points: int = 0
@@ -631,7 +650,7 @@ class Report(msgspec.Struct, kw_only=True):
         return "\n".join([*shown, *broken, f"repeat with: {self.command}" if broken else "every promise held"])
 
 
-async def end(world: World, load: Load, report: Report) -> None:
+async def end(world: World, load: Load, report: Report, patience_s: float) -> None:
     """The faults are over: wait for the workers, get every answer, and check everything.
 
     To be called inside ``Load.running``, right after the last fault.
@@ -639,17 +658,24 @@ async def end(world: World, load: Load, report: Report) -> None:
     async with world.connected() as connection:
         last_fault: datetime = await connection.fetchval("SELECT clock_timestamp()")
     await load.finish()
-    await _converged(world)
-    await _ask_again(world, load)
+    await _patiently(lambda: _converged(world), patience_s)
+    await _ask_again(load, patience_s)
     # What was asked just now has an outcome as well before anything is compared.
-    await _converged(world)
-    await _quiet_inbox(world)
+    await _patiently(lambda: _converged(world), patience_s)
+    await _patiently(lambda: _told(world), patience_s)
     async with world.connected() as connection:
         ours = await invariants.read(connection, [world.scope.tenant_id])
+        inbox = await connection.fetch(
+            "SELECT state, note FROM webhook_inbox WHERE tenant_id = $1", world.scope.tenant_id
+        )
     books = await world.books()
     found = invariants.check(ours, books, [*_answers(world, load)])
     found += _one_payment_per_key(ours, load)
     found += [Violation("I5", text) for text in load.strange]
+    found += [
+        Violation("P6", f"a message is {row['state']}: {row['note']}") for row in inbox if row["state"] != "applied"
+    ]
+    report.webhooks = len(inbox)
     late = _times(ours, last_fault)
     report.requests, report.intents, report.operations = len(load.asked), len(ours.payments), len(ours.operations)
     booked = [one for book in books.values() for one in book]
@@ -669,34 +695,29 @@ async def end(world: World, load: Load, report: Report) -> None:
     report.violations = [str(one) for one in found]
 
 
-async def _converged(world: World) -> None:
-    """Until no outcome is open, or patience is at its end; what is open then is a violation."""
-
-    async def open_outcomes() -> bool:
-        async with world.connected() as connection:
-            return not await connection.fetchval(
-                "SELECT count(*) FROM operations WHERE state IN ('prepared', 'submitted', 'pending', 'unknown')"
-                " OR (state = 'requires_action' AND sweep_at < clock_timestamp())"
-            )
-
-    await _patiently(open_outcomes)
+async def _converged(world: World) -> bool:
+    """Whether no outcome is open, and nothing is left to be given back."""
+    async with world.connected() as connection:
+        return not await connection.fetchval(
+            "SELECT (SELECT count(*) FROM operations WHERE state IN ('prepared', 'submitted', 'pending', 'unknown'))"
+            " + (SELECT count(*) FROM payment_intents WHERE unwind_at IS NOT NULL)"
+        )
 
 
-async def _quiet_inbox(world: World) -> None:
-    async def quiet() -> bool:
-        async with world.connected() as connection:
-            return not await connection.fetchval("SELECT count(*) FROM webhook_inbox WHERE state = 'received'")
-
-    await _patiently(quiet)
+async def _told(world: World) -> bool:
+    """Whether every message of the PSP has reached its payment."""
+    async with world.connected() as connection:
+        return not await connection.fetchval("SELECT count(*) FROM webhook_inbox WHERE state <> 'applied'")
 
 
-async def _patiently(ask: Callable[[], Awaitable[bool]]) -> None:
-    until = clock.monotonic() + PATIENCE_S
+async def _patiently(ask: Callable[[], Awaitable[bool]], patience_s: float) -> None:
+    """Until it is so, or patience is at its end; what is open then is a violation."""
+    until = clock.monotonic() + patience_s
     while not await ask() and clock.monotonic() < until:
         await clock.sleep(0.2)
 
 
-async def _ask_again(world: World, load: Load) -> None:
+async def _ask_again(load: Load, patience_s: float) -> None:
     """Every request once more under its key: those never answered get their answer, the others the same one again."""
     dice = random.Random(0)
     waiting = iter(load.asked)
@@ -704,7 +725,7 @@ async def _ask_again(world: World, load: Load) -> None:
     async def ask() -> None:
         for asked in waiting:
             try:
-                await load.insist(asked, dice, PATIENCE_S)
+                await load.insist(asked, dice, patience_s)
             except GaveUp:
                 load.strange.append(f"{asked.path} with key {asked.key} gets no answer")
 
@@ -759,45 +780,54 @@ def _share(times: Sequence[float], share: float) -> float:
 
 
 async def kill(
-    folder: Path,
+    world: World,
     *,
     kills: int,
     seed: int,
-    processes: int = 2,
-    workers: int = 1,
     clients: int = 24,
-    rates: Json | None = None,
-    delays_s: Sequence[float] = (),
+    faults: Json = FAULTS,
     pause_s: tuple[float, float] = (0.02, 0.05),
+    patience_s: float = PATIENCE_S,
 ) -> Report:
-    """Run the tier.
+    """Run the tier with a fresh merchant.
 
     Args:
         kills: how many, at random instants and at points together.
         pause_s: from one kill at a random instant to the next, at least and at most.
+        patience_s: how long the end may take.
     """
-    report = Report(
-        command=f"python -m tests.torture kill --kills {kills} --seed {seed} --processes {processes}", seed=seed
-    )
     instants = random.Random(f"{seed}/instants")
-    async with world(folder, gateways=processes, workers=workers, delays_s=delays_s) as made:
-        load = Load(made, seed, doom=0.1)
-        await made.faults(FAULTS if rates is None else rates, seed)
-        began = clock.monotonic()
-        async with load.running(clients):
-            before = made.web.births
-            while made.web.births - before < kills:
-                await clock.sleep(instants.uniform(*pause_s))
-                await made.web.kill(instants.randrange(made.web.count))
-            report.kills = made.web.births - before
-            report.kills_at_points = report.kills - made.web.kills
-            report.seconds = round(clock.monotonic() - began, 1)
-            report.faults = dict(await made.injected())
-            await made.faults({})
-            for doomed in made.web.doom.iterdir():
-                doomed.unlink(missing_ok=True)
-            await end(made, load, report)
+    async with run_of(world, seed, clients, faults, doom=0.1, patience_s=patience_s) as (load, report):
+        killed = world.web.killed
+        while world.web.killed - killed < kills:
+            await clock.sleep(instants.uniform(*pause_s))
+            # On a slow machine a life would end before anything was done in it.
+            waiting_until = clock.monotonic() + WORK_S
+            while load.answered < world.web.killed - killed and clock.monotonic() < waiting_until:
+                await clock.sleep(0.005)
+            await world.web.kill(instants.randrange(world.web.count))
     return report
+
+
+@asynccontextmanager
+async def run_of(
+    world: World, seed: int, clients: int, faults: Json, *, doom: float, patience_s: float = PATIENCE_S
+) -> AsyncIterator[tuple[Load, Report]]:
+    """A run: what is done within is the trouble, and after it comes ``end``."""
+    await world.open_shop()
+    load, report = Load(world, seed, doom=doom), Report(seed=seed)
+    await world.faults(faults | {"seed": seed})
+    killed, kills, began = world.web.killed, world.web.kills, clock.monotonic()
+    async with load.running(clients):
+        yield load, report
+        report.kills = world.web.killed - killed
+        report.kills_at_points = report.kills - (world.web.kills - kills)
+        report.seconds = round(clock.monotonic() - began, 1)
+        report.faults = dict(await world.injected())
+        await world.faults({})
+        for doomed in world.web.doom.iterdir():
+            doomed.unlink(missing_ok=True)
+        await end(world, load, report, patience_s)
 
 
 # -- The command ----------------------------------------------------------------------------------------------------------------
@@ -808,50 +838,52 @@ def add_commands(commands: Any) -> None:
     parser = commands.add_parser("kill", help="SIGKILL at random instants while clients pay and the PSP fails")
     parser.add_argument("--kills", type=int, default=500)
     parser.add_argument("--processes", type=int, default=2, help="gateways; one worker goes with every two")
-    parser.add_argument("--clients", type=int, default=24)
     add_common(parser)
-    parser.set_defaults(
-        run=lambda options: run(
+
+    def tier(options: argparse.Namespace) -> int:
+        command = f"kill --kills {options.kills} --seed {options.seed} --processes {options.processes}"
+        servers = {"gateways": options.processes, "workers": max(1, options.processes // 2)}
+        return run(
             options,
-            lambda folder: kill(
-                folder,
-                kills=options.kills,
-                seed=options.seed,
-                processes=options.processes,
-                workers=max(1, options.processes // 2),
-                clients=options.clients,
-            ),
+            command,
+            servers,
+            lambda world: kill(world, kills=options.kills, seed=options.seed, clients=options.clients),
         )
-    )
+
+    parser.set_defaults(run=tier)
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
     """What both tiers take."""
-    parser.add_argument("--seed", type=int, default=None, help="of a run to be repeated; default: a new one")
+    new = int.from_bytes(clock.random_bytes(4))
+    parser.add_argument("--seed", type=int, default=new, help="of a run to be repeated; default: a new one")
+    parser.add_argument("--clients", type=int, default=24)
     parser.add_argument("--json", type=Path, default=None, help="write the report here as well")
     parser.add_argument("--keep", action="store_true", help="keep the folder with logs and the database's files")
 
 
-def run(options: argparse.Namespace, tier: Callable[[Path], Any]) -> int:
-    """Run a tier in a folder of its own and tell of it; 1 when a promise was broken."""
-    if options.seed is None:
-        options.seed = int.from_bytes(clock.random_bytes(4))
+def run(options: argparse.Namespace, command: str, servers: Json, tier: Callable[[World], Awaitable[Report]]) -> int:
+    """Run a tier in a world of its own and tell of it; 1 when a promise was broken.
+
+    Args:
+        command: repeats it.
+        servers: for ``world``.
+    """
+
+    async def play(folder: Path) -> Report:
+        async with world(folder, **servers) as made:
+            return await tier(made)
+
     with ExitStack() as stack:
         folder = Path(tempfile.mkdtemp(prefix="torture-"))
         folder.chmod(0o755)
         if not options.keep:
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        report: Report = asyncio.run(tier(folder))
+        report = asyncio.run(play(folder))
+    report.command = f"python -m tests.torture {command}"
     print(report.table())
     if options.keep:
         print(f"kept: {folder}")
     if options.json is not None:
         options.json.write_bytes(msgspec.json.format(msgspec.json.encode(report)))
     return 1 if report.violations else 0
-
-
-if __name__ == "__main__":
-    main_parser = argparse.ArgumentParser(prog="python -m tests.torture.processes")
-    add_commands(main_parser.add_subparsers(required=True))
-    given = main_parser.parse_args()
-    raise SystemExit(given.run(given))

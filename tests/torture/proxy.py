@@ -1,9 +1,8 @@
 """A TCP proxy on loopback between the gateway and PostgreSQL or Redis, told in process how to fail.
 
 It understands as much of PostgreSQL's protocol as it takes to know which statement a client executes: drivers name a
-prepared statement, whose text went over the connection long before. So a trap on ``b"operation_settle"`` springs when
-that function is called, not when it is prepared (PostgreSQL 16 documentation, chapters 55.2 "Message Flow" and 55.7
-"Message Formats").
+prepared statement, whose text went over the connection long before. So a trap on ``b"operation_settle"`` springs when that
+function is called, not when it is prepared (PostgreSQL 16 documentation, chapters 55.2 "Message Flow", 55.7 "Message Formats").
 """
 
 from __future__ import annotations
@@ -161,9 +160,8 @@ class Proxy:
         await self.refuse()
         self._flowing.set()
         self.cut()
-        for task in self._handlers:
-            task.cancel()
-        await asyncio.gather(*self._handlers, return_exceptions=True)
+        if self._handlers:
+            await asyncio.wait(self._handlers)
 
     @property
     def url(self) -> str:
