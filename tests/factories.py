@@ -177,6 +177,48 @@ def rows(scope: Scope) -> list[tuple[str, Row]]:
             },
         ),
         (
+            "webhook_inbox",
+            {
+                "inbox_id": clock.new_uuid(),
+                "psp_account_id": account,
+                "event_key": "evt-1",
+                "type": "charge.succeeded",
+                "body_hash": b"hash",
+                "state": "received",
+                "due_at": now,
+                "received_at": now,
+                "updated_at": now,
+            },
+        ),
+        (
+            "disputes",
+            {
+                "dispute_id": clock.new_uuid(),
+                "payment_id": payment,
+                "operation_id": operation,
+                "psp_account_id": account,
+                "psp_ref": "dp_1",
+                "status": "won",
+                "amount_minor": 500,
+                "currency": "EUR",
+                "opened_at": now,
+                "updated_at": now,
+            },
+        ),
+        (
+            "decisions",
+            {
+                "decision_id": clock.new_uuid(),
+                "payment_id": payment,
+                "operation_id": operation,
+                "outcome": "succeeded",
+                "reason": "seen on the statement",
+                "state": "applied",
+                "proposed_by": "key_1",
+                "proposed_at": now,
+            },
+        ),
+        (
             "idempotency_keys",
             {
                 "key_hash": clock.random_bytes(32),

@@ -45,7 +45,7 @@ class Task(msgspec.Struct, frozen=True):
     master: str
     folder: str
     plugin: dict[str, dict[str, Any]]
-    payments: dict[str, float]
+    payments: dict[str, float | str]
     idempotency: dict[str, int]
     sockets: list[int]
 

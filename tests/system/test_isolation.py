@@ -319,6 +319,8 @@ async def enter(connection: Any, scope: Scope) -> None:
 OBJECTS = {
     "payment_id": "pay",
     "refund_id": "re",
+    "operation_id": "op",
+    "dispute_id": "dp",
     "customer_id": "cus",
     "method_id": "pm",
     "account_id": "acct",
@@ -330,12 +332,22 @@ OBJECTS = {
 """What a parameter in a path names, with its prefix."""
 NAME_NO_OBJECT = {"/docs/static/{name}", "/openapi/{path}"}
 """Public paths with a parameter that is no id: the same for everybody."""
+BODIES: dict[str, Any] = {
+    "/v1/payments/{payment_id}/release-surplus": {"reason": "seen on the statement"},
+    "/v1/payments/{payment_id}/operations/{operation_id}/decision": {
+        "outcome": "declined",
+        "reason": "seen on the statement",
+    },
+}
+"""What a POST needs to be read at all; the others take an empty object."""
 ENDLESS = {"/v1/events/stream"}
 """Lists that do not end."""
 
 
-async def made_over_the_api(client: httpx.AsyncClient, settings: Settings) -> dict[str, str]:
-    """One object of each kind, in the mode of the client's key."""
+async def made_over_the_api(
+    client: httpx.AsyncClient, settings: Settings, scope: Scope, superuser: Connection
+) -> dict[str, str]:
+    """One object of each kind, in the mode of the client's key; what only a PSP can cause is made in SQL."""
 
     async def post(path: str, body: dict[str, Any]) -> str:
         answer = await client.post(path, json=body, headers={"Idempotency-Key": clock.new_uuid().hex})
@@ -350,6 +362,13 @@ async def made_over_the_api(client: httpx.AsyncClient, settings: Settings) -> di
     payment = await post("/v1/payments", charge)
     refund = await post(f"/v1/payments/{payment}/refunds", {"amount_minor": 99})
     key = await post("/v1/api-keys", {"name": "second", "scopes": ["payments:read"]})
+    operation = (await client.get(f"/v1/payments/{payment}")).json()["operations"][0]["id"]
+    dispute = next(row for table, row in rows(scope) if table == "disputes") | {
+        "payment_id": ids.decode("pay", payment),
+        "operation_id": ids.decode("op", operation),
+        "psp_account_id": ids.decode("acct", account),
+    }
+    await insert(superuser, "disputes", dispute)
     events = (await client.get("/v1/events")).json()["data"]
     nobody = {"url": "http://127.0.0.1:9/hook", "events": ["payment.*"]}
     endpoint = await post("/v1/webhook-endpoints", nobody)
@@ -357,6 +376,8 @@ async def made_over_the_api(client: httpx.AsyncClient, settings: Settings) -> di
     return {
         "payment_id": payment,
         "refund_id": refund,
+        "operation_id": operation,
+        "dispute_id": ids.encode("dp", dispute["dispute_id"]),
         "customer_id": customer,
         "method_id": method,
         "account_id": account,
@@ -377,6 +398,8 @@ async def made_in_sql(scope: Scope, superuser: Connection) -> dict[str, str]:
     return {
         "payment_id": ids.encode("pay", found["payment_intents.payment_id"]),
         "refund_id": ids.encode("re", found["operations.operation_id"]),  # The last one.
+        "operation_id": ids.encode("op", found["operations.operation_id"]),
+        "dispute_id": ids.encode("dp", found["disputes.dispute_id"]),
         "customer_id": ids.encode("cus", found["customers.customer_id"]),
         "method_id": ids.encode("pm", found["payment_methods.payment_method_id"]),
         "account_id": ids.encode("acct", found["psp_accounts.psp_account_id"]),
@@ -389,7 +412,7 @@ async def made_in_sql(scope: Scope, superuser: Connection) -> dict[str, str]:
 
 async def ask(client: httpx.AsyncClient, route: Route, objects: dict[str, str]) -> httpx.Response:
     headers = {"Idempotency-Key": clock.new_uuid().hex, "Content-Type": "application/json"}
-    body = None if route.method == "GET" else b"{}"
+    body = None if route.method == "GET" else msgspec.json.encode(BODIES.get(route.template, {}))
     return await client.request(route.method, route.template.format(**objects), headers=headers, content=body)
 
 
@@ -427,7 +450,9 @@ async def neighbours(
         other_live = await new_merchant(live=True, of=other)
         clients = [await new_client(each) for each in (test, live, other, other_live)]
         yield [
-            Neighbour(clients[0], await made_over_the_api(clients[0], settings), clients[1:]),
+            Neighbour(
+                clients[0], await made_over_the_api(clients[0], settings, test.caller.scope, superuser), clients[1:]
+            ),
             Neighbour(clients[1], await made_in_sql(live.caller.scope, superuser), [clients[0], *clients[2:]]),
         ]
 

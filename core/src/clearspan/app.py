@@ -76,6 +76,7 @@ class Gateway:
             "webhook_endpoint": self.webhooks.render,
             "payment": self.payments.render_many,
             "refund": self.payments.render_refunds,
+            "dispute": self.payments.render_disputes,
             "customer": self.customers.render_many,
             "payment_method": self.customers.render_methods,
         }

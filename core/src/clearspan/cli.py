@@ -122,6 +122,14 @@ def _parser() -> argparse.ArgumentParser:
         "--url", help="of the gateway; default: the one 'clearspan up' runs, or one that is started for it"
     )
     demo.add_argument("--key", help="a test key with every scope; default: the one the first 'clearspan up' made")
+    recover = add(
+        "recover", _recover, "ask the PSPs about a gap, as after the restore of a backup, and take in what is missing"
+    )
+    recover.add_argument(
+        "--since", required=True, metavar="WHEN", help="2026-05-01T10:00:00Z, or 90m, 2h, 3d before now"
+    )
+    recover.add_argument("--tenant", metavar="SLUG", help="of this tenant only; default: of all")
+    recover.add_argument("--json", action="store_true", help="answer in JSON")
     add("settings", _settings, "show the settings in effect, secrets masked")
     return parser
 
@@ -221,6 +229,13 @@ def _demo(options: argparse.Namespace) -> int:
     from clearspan.commands import demo
 
     return demo.run(settings, options.config, url=options.url, key=options.key)
+
+
+def _recover(options: argparse.Namespace) -> int:
+    settings = settings_of(options)
+    from clearspan.commands import recover
+
+    return recover.run(settings, options.since, tenant=options.tenant, as_json=options.json)
 
 
 def _settings(options: argparse.Namespace) -> int:

@@ -14,7 +14,7 @@ from clearspan.access.controller import ApiKeyController
 from clearspan.access.guard import PUBLIC
 from clearspan.customers.controller import CustomerController, PaymentMethodController
 from clearspan.journal.controller import AuditController, EventController
-from clearspan.payments.controller import PaymentController, RefundController
+from clearspan.payments.controller import DisputeController, PaymentController, RefundController
 from clearspan.platform.pages import DocsController, HealthController
 from clearspan.platform.plugins import Plugins
 from clearspan.psps.controller import PspAccountController
@@ -25,6 +25,7 @@ from clearspan.webhooks.controller import WebhookDeliveryController, WebhookEndp
 V1 = (
     PaymentController,
     RefundController,
+    DisputeController,
     CustomerController,
     PaymentMethodController,
     CaptureSessionController,

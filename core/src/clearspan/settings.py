@@ -191,6 +191,8 @@ class PaymentSettings(_Table, frozen=True):
     action_ttl_min: Annotated[int, Meta(ge=1, le=43_200)]
     amount_max_minor: Annotated[int, Meta(ge=1, le=10**12)]
     quarantine_h: Annotated[int, Meta(ge=1, le=8760)]
+    surplus: Literal["return", "hold"]
+    second_person_above_minor: Annotated[int, Meta(ge=0, le=10**12)]
 
 
 class OutboundSettings(_Table, frozen=True):

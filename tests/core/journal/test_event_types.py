@@ -50,7 +50,8 @@ async def computed(owner: asyncpg.Connection[asyncpg.Record]) -> set[str]:
     after = sorted({state for states in TRANSITIONS.values() for state in states} - {"submitted"})
     types = await owner.fetch(
         f"SELECT DISTINCT {settled[1]} FROM unnest($1::text[]) AS op (kind), unnest($2::text[]) AS of_state (after),"
-        " unnest($3::text[]) AS pay (status)",
+        " unnest($3::text[]) AS pay (status), unnest(ARRAY['succeeded', 'surplus']) AS of_parent (parent_state)"
+        " WHERE after <> 'reversed' OR kind = 'refund'",
         [*CHARGES, "capture", "void", "refund"],
         after,
         list(PaymentStatus),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import UUID
@@ -14,8 +15,11 @@ import pytest
 from sqlalchemy import text
 from tests.shop import Shop, gateway, with_payments
 
-from clearspan.payments.models import Operation, Payment
-from clearspan.payments.service import Details
+from clearspan.app import Gateway, create_app
+from clearspan.payments.models import Dispute, Operation, Payment
+from clearspan.payments.news import Told
+from clearspan.payments.recovery import unwinding
+from clearspan.payments.rows import Details
 from clearspan.platform import clock, ids, plugins
 from clearspan.platform.context import Caller, Scope
 from clearspan.platform.crypto import MasterKey
@@ -28,11 +32,16 @@ from clearspan.sdk import (
     CaptureRequest,
     ChargeRequest,
     ContinueRequest,
+    Idempotency,
     Lookup,
+    News,
+    NotFound,
+    OutcomeUnknown,
     PspContext,
     PspFacts,
     RefundRequest,
     RetrieveRequest,
+    WebhookDelivery,
 )
 from clearspan.settings import Settings
 
@@ -92,12 +101,12 @@ class MoneyPath:
         return msgspec.convert(msgspec.json.decode(answer)["operation"], Operation)
 
     async def settle(
-        self, operation: Operation, observed: str, *, fenced: bool, psp_ref: str | None = None
+        self, operation: Operation, observed: str, *, fenced: bool, psp_ref: str | None = None, source: str = "response"
     ) -> Operation:
         """Store an observation."""
         fact = {
             "fact_id": clock.new_uuid(),
-            "source": "response",
+            "source": source,
             "observed": observed,
             "psp_ref": psp_ref,
             "payload_hash": "00" * 32,
@@ -113,6 +122,33 @@ class MoneyPath:
         }
         answer = await self._db.call("operation_settle", document)
         return msgspec.convert(msgspec.json.decode(answer)["operation"], Operation)
+
+    async def unwind(self, payment_id: UUID) -> None:
+        """Reserve what gives an unwanted charge back, if there is one."""
+        details = await self.read(payment_id)
+        plan = unwinding(details.payment, details.operations)
+        if plan is not None:
+            await self.operate(
+                payment_id, plan.kind, unwinds=plan.charge.operation_id, reason=plan.because, routing={"rule": "unwind"}
+            )
+
+    async def dispute(self, charge: Operation, status: str, amount_minor: int, number: int) -> None:
+        """What a PSP says about a dispute."""
+        document = self._document(None) | {
+            "dispute_id": clock.new_uuid(),
+            "psp_account_id": self._account,
+            "psp_ref": f"dp-{charge.operation_id}-{number}",
+            "operation_id": charge.operation_id,
+            "status": status,
+            "amount_minor": amount_minor,
+            "currency": "EUR",
+        }
+        await self._db.call("dispute_apply", document)
+
+    async def disputes(self, payment_id: UUID) -> list[Dispute]:
+        """All of a payment."""
+        document = self._document(None) | {"payment_id": payment_id, "limit": 100}
+        return msgspec.json.decode(await self._db.call("dispute_list", document), type=list[Dispute])
 
     async def close(self, payment_id: UUID, want: str, *, now: datetime | None = None) -> None:
         """Cancel or expire."""
@@ -268,6 +304,12 @@ class PuppetPsp:
     async def retrieve(self, request: RetrieveRequest) -> Any:
         return await self._puppet.act("retrieve", request)
 
+    async def verify_webhook(self, delivery: WebhookDelivery) -> Any:
+        return await self._puppet.act("verify_webhook", delivery)
+
+    async def activity(self, since: datetime, until: datetime) -> Any:
+        return await self._puppet.act("activity", (since, until))
+
 
 def with_puppets(settings: Settings) -> Plugins:
     """The plugins of the tests, and one that brings ``PuppetPsp``."""
@@ -313,3 +355,119 @@ async def hasty(
     """A fresh merchant at the simulator, behind a gateway that waits a tenth of a second and not longer."""
     async with gateway(urls.app, with_payments(settings, wait_budget_s=0.1), master) as clients:
         yield await Shop.open(clients(merchant.key), psp_url)
+
+
+# -- A worker -------------------------------------------------------------------------------------------------------------------
+
+
+class KeyedPsp(PuppetPsp):
+    """A puppet that remembers keys for a day."""
+
+    name: ClassVar[str] = "keyed"
+    facts: ClassVar[PspFacts] = msgspec.structs.replace(
+        PuppetPsp.facts, idempotency=Idempotency(timedelta(days=1), max_len=64), max_late_effect=timedelta(minutes=5)
+    )
+
+
+class Later:
+    """A clock that is ahead; everything else is the real one's."""
+
+    def __init__(self, real: clock.Clock, ahead: timedelta) -> None:
+        self._real = real
+        self._ahead = ahead
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    def now(self) -> datetime:
+        return self._real.now() + self._ahead
+
+
+@contextmanager
+def later(**span: float) -> Iterator[None]:
+    """As if so much time had passed."""
+    real = clock.use(clock.SystemClock())
+    clock.use(Later(real, timedelta(**span)))
+    try:
+        yield
+    finally:
+        clock.use(real)
+
+
+class Recovery:
+    """A worker's gateway: it shares nothing with the one that was asked but the database."""
+
+    def __init__(self, gateway: Gateway, merchant: Merchant) -> None:
+        self._gateway = gateway
+        self._scope = merchant.caller.scope
+
+    async def run(self, most: int = 100) -> int:
+        """One job."""
+        return await self._gateway.payments.recover(self._scope, "req_recovery", most)
+
+    async def unwind(self, most: int = 100) -> int:
+        """The job that gives back what nobody wants."""
+        return await self._gateway.payments.unwind(self._scope, "req_unwind", most)
+
+    async def hear(self, account: str, news: News, **more: Any) -> Told | None:
+        """What a webhook says."""
+        given: dict[str, Any] = {"fact_id": clock.new_uuid()} | more
+        return await self._gateway.payments.tell(
+            self._scope, "req_news", account_id=ids.decode("acct", account), news=news, **given
+        )
+
+
+@pytest.fixture(scope="session")
+async def worker(urls: Urls, settings: Settings, master: MasterKey) -> AsyncIterator[Gateway]:
+    """A second process's services."""
+    loaded = with_puppets(settings)
+    loaded.psps["keyed"] = KeyedPsp
+    loaded.plugin_of_psp["keyed"] = "keyed"
+    gateway = Gateway(settings, urls.app, master, loaded)
+    await gateway.open()
+    yield gateway
+    await gateway.close()
+
+
+@pytest.fixture
+def recover(worker: Gateway, merchant: Merchant) -> Recovery:
+    """Runs the recovery of the merchant's operations."""
+    return Recovery(worker, merchant)
+
+
+@pytest.fixture
+async def keyed(
+    urls: Urls, settings: Settings, master: MasterKey, merchant: Merchant, puppet: Puppet, psp_url: str, worker: Gateway
+) -> AsyncIterator[Shop]:
+    """A merchant at a PSP that remembers keys, behind the worker's own services."""
+    from tests.conftest import BASE_URL
+
+    transport = httpx.ASGITransport(app=create_app(worker))
+    headers = {"Authorization": f"Bearer {merchant.key}"}
+    async with httpx.AsyncClient(transport=transport, base_url=BASE_URL, headers=headers) as client:
+        shop = Shop(client, psp_url)
+        await shop.add_account("keyed", 1, psp="keyed", config={"name": puppet.name})
+        yield shop
+
+
+def unclear(*_: Any) -> Any:
+    raise OutcomeUnknown("sent, no answer")
+
+
+def nothing_found(verb: str, _: Any) -> Any:
+    if verb == "retrieve":
+        return NotFound()
+    raise OutcomeUnknown("sent, no answer")
+
+
+async def in_doubt(shop: Shop, puppet: Puppet, **fields: Any) -> dict[str, Any]:
+    """A payment whose charge got no clear answer."""
+    puppet.does = unclear
+    payment: dict[str, Any] = (await shop.pay(**fields)).json()
+    assert (payment["status"], payment["outcome"]) == ("processing", "unknown")
+    return payment
+
+
+async def status(shop: Shop, payment: dict[str, Any]) -> tuple[str, str | None]:
+    found = await shop.get(payment)
+    return found["status"], found["outcome"]

@@ -457,7 +457,7 @@ async def test_a_failed_authentication_without_a_challenge_is_a_decline(shop: Sh
 async def test_a_charge_that_the_psp_decides_later_is_processing_and_pending(shop: Shop, amount_minor: int) -> None:
     payment = await told(shop, await shop.pay(amount_minor), 202)
     assert (payment["status"], payment["outcome"], payment["last_error"]) == ("processing", "pending", None)
-    for what in ("confirm", "capture", "cancel", "refunds", "continue"):
+    for what in ("confirm", "capture", "refunds", "continue"):
         refused = await shop.act(payment, what)
         assert code(refused) == (409, "payment_in_progress"), what
         assert refused.headers["retry-after"] == "2"

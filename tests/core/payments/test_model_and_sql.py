@@ -14,13 +14,17 @@ from hypothesis import strategies as st
 from clearspan.payments.models import (
     CHARGES,
     HOLDS_THE_PLACE,
+    LIVE,
     TRANSITIONS,
+    Operation,
     OperationState,
     derive,
     next_state,
 )
+from clearspan.payments.recovery import unwinding
 from clearspan.platform import clock
 from clearspan.platform.problems import DomainError
+from clearspan.sdk import DisputeStatus
 
 OBSERVED = st.sampled_from(
     [
@@ -40,6 +44,9 @@ STEP = st.one_of(
     st.tuples(st.sampled_from(["capture", "refund"]), st.integers(1, 1200), st.booleans()),
     st.tuples(st.just("void"), st.just(0), st.booleans()),
     st.tuples(st.just("observe"), st.integers(0, 5), OBSERVED),
+    st.tuples(st.just("hear"), st.integers(0, 5), OBSERVED),
+    st.tuples(st.sampled_from(["unwind", "cancel"]), st.just(0), st.booleans()),
+    st.tuples(st.just("dispute"), st.integers(1, 1200), st.sampled_from([one.value for one in DisputeStatus])),
 )
 
 
@@ -65,17 +72,34 @@ async def test_any_history_leaves_the_same_payment_in_sql_and_in_the_model(
                 await money.operate(payment_id, kind, amount_minor=number, final=bool(extra) and kind == "capture")
             elif kind == "void":
                 await money.operate(payment_id, "void")
-            elif before.operations:
+            elif kind == "unwind":
+                await money.unwind(payment_id)
+            elif kind == "cancel":
+                await money.close(payment_id, "cancel")
+            elif kind == "dispute":
+                charges = [one for one in before.operations if one.kind in CHARGES]
+                if charges:
+                    await money.dispute(charges[-1], extra, number, number % 2)
+            elif kind == "hear" and before.operations:
+                target = before.operations[number % len(before.operations)]
+                await money.settle(target, extra, fenced=True, source="webhook")
+            elif kind == "observe" and before.operations:
                 target = before.operations[number % len(before.operations)]
                 await money.settle(target, extra, fenced=False)
         except DomainError:
             after = await money.read(payment_id)
             assert after == before, "a refusal changes nothing"
         after = await money.read(payment_id)
-        model = derive(after.payment, after.operations)
+        model = derive(after.payment, after.operations, await money.disputes(payment_id))
         assert model == after.payment
         assert sum(one.kind in CHARGES and one.state in HOLDS_THE_PLACE for one in after.operations) <= 1
         money.check_amounts(after.payment)
+        if unwinding(after.payment, after.operations) is not None and not unwinding_under_way(after.operations):
+            assert after.payment.unwind_at is not None, "what must be given back is due"
+
+
+def unwinding_under_way(operations: list[Operation]) -> bool:
+    return any(one.routing.get("rule") == "unwind" and one.state in LIVE for one in operations)
 
 
 @given(first=OBSERVED, second=OBSERVED, fenced=st.booleans())

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.core.payments.conftest import Puppet, PuppetPsp, approve, with_puppets
+from tests.core.payments.conftest import (
+    Puppet,
+    Recovery,
+    approve,
+    in_doubt,
+    later,
+    nothing_found,
+    status,
+    unclear,
+)
 from tests.shop import Shop, code
 
 from clearspan.app import Gateway
@@ -21,7 +27,6 @@ from clearspan.payments import recovery
 from clearspan.payments.models import Operation, OperationState, Payment, PaymentStatus
 from clearspan.payments.recovery import NextStep
 from clearspan.platform import clock
-from clearspan.platform.crypto import MasterKey
 from clearspan.sdk import (
     ActionRequired,
     Declined,
@@ -34,117 +39,9 @@ from clearspan.sdk import (
     PspUnavailable,
     RedirectAction,
 )
-from clearspan.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from tests.conftest import Merchant, Urls
-
-
-class KeyedPsp(PuppetPsp):
-    """A puppet that remembers keys for a day."""
-
-    name: ClassVar[str] = "keyed"
-    facts: ClassVar[PspFacts] = msgspec.structs.replace(
-        PuppetPsp.facts, idempotency=Idempotency(timedelta(days=1), max_len=64), max_late_effect=timedelta(minutes=5)
-    )
-
-
-class Later:
-    """A clock that is ahead; everything else is the real one's."""
-
-    def __init__(self, real: clock.Clock, ahead: timedelta) -> None:
-        self._real = real
-        self._ahead = ahead
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._real, name)
-
-    def now(self) -> datetime:
-        return self._real.now() + self._ahead
-
-
-@contextmanager
-def later(**span: float) -> Iterator[None]:
-    """As if so much time had passed."""
-    real = clock.use(clock.SystemClock())
-    clock.use(Later(real, timedelta(**span)))  # type: ignore[arg-type]  # the rest comes from the real one
-    try:
-        yield
-    finally:
-        clock.use(real)
-
-
-class Recovery:
-    """A worker's gateway: it shares nothing with the one that was asked but the database."""
-
-    def __init__(self, gateway: Gateway, merchant: Merchant) -> None:
-        self._gateway = gateway
-        self._scope = merchant.caller.scope
-
-    async def run(self, most: int = 100) -> int:
-        """One job."""
-        return await self._gateway.payments.recover(self._scope, "req_recovery", most)
-
-
-@pytest.fixture(scope="module")
-async def worker(urls: Urls, settings: Settings, master: MasterKey) -> AsyncIterator[Gateway]:
-    """A second process's services."""
-    loaded = with_puppets(settings)
-    loaded.psps["keyed"] = KeyedPsp
-    loaded.plugin_of_psp["keyed"] = "keyed"
-    gateway = Gateway(settings, urls.app, master, loaded)
-    await gateway.open()
-    yield gateway
-    await gateway.close()
-
-
-@pytest.fixture
-def recover(worker: Gateway, merchant: Merchant) -> Recovery:
-    """Runs the recovery of the merchant's operations."""
-    return Recovery(worker, merchant)
-
-
-@pytest.fixture
-async def keyed(
-    urls: Urls, settings: Settings, master: MasterKey, merchant: Merchant, puppet: Puppet, psp_url: str, worker: Gateway
-) -> AsyncIterator[Shop]:
-    """A merchant at a PSP that remembers keys, behind the worker's own services."""
-    import httpx
-    from tests.conftest import BASE_URL
-
-    from clearspan.app import create_app
-
-    transport = httpx.ASGITransport(app=create_app(worker))  # type: ignore[arg-type]  # its ASGI types are its own
-    headers = {"Authorization": f"Bearer {merchant.key}"}
-    async with httpx.AsyncClient(transport=transport, base_url=BASE_URL, headers=headers) as client:
-        shop = Shop(client, psp_url)
-        await shop.add_account("keyed", 1, psp="keyed", config={"name": puppet.name})
-        yield shop
-
-
-def unclear(*_: Any) -> Any:
-    raise OutcomeUnknown("sent, no answer")
-
-
-def nothing_found(verb: str, _: Any) -> Any:
-    if verb == "retrieve":
-        return NotFound()
-    raise OutcomeUnknown("sent, no answer")
-
-
-async def in_doubt(shop: Shop, puppet: Puppet, **fields: Any) -> dict[str, Any]:
-    """A payment whose charge got no clear answer."""
-    puppet.does = unclear
-    payment: dict[str, Any] = (await shop.pay(**fields)).json()
-    assert (payment["status"], payment["outcome"]) == ("processing", "unknown")
-    return payment
-
-
-async def status(shop: Shop, payment: dict[str, Any]) -> tuple[str, str | None]:
-    found = await shop.get(payment)
-    return found["status"], found["outcome"]
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ _SHAPE = re.compile(r"csk_(?P<mode>test|live)_(?P<prefix>[0-9a-hjkmnp-tv-z]{8})[
 SCOPES = {
     "payments:read": "Read payments and refunds.",
     "payments:write": "Create, confirm, capture, cancel and refund payments.",
+    "payments:decide": "Decide what became of an operation that nobody could find out, and release a surplus.",
     "customers:read": "Read customers and payment methods.",
     "customers:write": "Create and change customers and payment methods.",
     "events:read": "Read the event feed and the live stream.",

@@ -11,6 +11,10 @@ from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 
 from clearspan.payments import errors
 from clearspan.payments.schemas import (
+    DecisionCreate,
+    DecisionOut,
+    DisputeList,
+    DisputeOut,
     PaymentCancel,
     PaymentCapture,
     PaymentConfirm,
@@ -21,6 +25,7 @@ from clearspan.payments.schemas import (
     RefundCreate,
     RefundList,
     RefundOut,
+    SurplusRelease,
 )
 from clearspan.payments.service import Payments
 from clearspan.platform import ids
@@ -220,6 +225,47 @@ class PaymentController(Controller):
         return reply(await payments.cancel(caller, key, payment_id, data))
 
     @post(
+        "/{payment_id:str}/release-surplus",
+        status_code=202,
+        opt={"scope": "payments:decide"},
+        responses=problems(errors.PaymentNotFound, errors.WithoutSurplus),
+    )
+    async def release_surplus(
+        self,
+        payment_id: FromPath[str],
+        data: JSONBody[SurplusRelease],
+        caller: NamedDependency[Caller],
+        key: NamedDependency[IdempotencyKey | None],
+        payments: NamedDependency[Payments],
+    ) -> Response[PaymentOut]:
+        """Give back a charge that succeeded after it had been given up (`amounts.surplus_minor`)."""
+        return reply(await payments.release_surplus(caller, key, payment_id, data))
+
+    @post(
+        "/{payment_id:str}/operations/{operation_id:str}/decision",
+        status_code=200,
+        opt={"scope": "payments:decide"},
+        responses=problems(
+            errors.PaymentNotFound, errors.OperationNotFound, errors.NotInReview, errors.DecisionConflict,
+            errors.DecisionNotFound, errors.SecondPersonRequired,
+        ),
+    )  # fmt: skip
+    async def decide(
+        self,
+        payment_id: FromPath[str],
+        operation_id: FromPath[str],
+        data: JSONBody[DecisionCreate],
+        caller: NamedDependency[Caller],
+        key: NamedDependency[IdempotencyKey | None],
+        payments: NamedDependency[Payments],
+    ) -> Response[DecisionOut]:
+        """Say what became of an operation in `needs_review`.
+
+        202: the amount is above `payments.second_person_above_minor`, and a second person must send the same decision.
+        """
+        return reply(await payments.decide(caller, key, payment_id, operation_id, data))
+
+    @post(
         "/{payment_id:str}/refunds",
         status_code=201,
         opt={"scope": "payments:write"},
@@ -298,3 +344,30 @@ class RefundController(Controller):
     ) -> RefundOut:
         """One refund."""
         return await payments.get_refund(caller, refund_id)
+
+
+class DisputeController(Controller):
+    """Disputes."""
+
+    path = "/disputes"
+    tags = ["Payments"]
+
+    @get(opt={"scope": "payments:read"}, responses=problems(errors.PaymentNotFound))
+    async def list(
+        self,
+        caller: NamedDependency[Caller],
+        payments: NamedDependency[Payments],
+        payment: FromQuery[str | None] = None,
+        status: Annotated[str | None, QueryParameter(pattern="^[a-z_]{1,40}$")] = None,
+        limit: Limit = 20,
+        cursor: Cursor = None,
+    ) -> DisputeList:
+        """Disputes and returned direct debits, newest first."""
+        return await payments.list_disputes(caller, payment, status, limit, cursor)
+
+    @get("/{dispute_id:str}", opt={"scope": "payments:read"}, responses=problems(errors.DisputeNotFound))
+    async def get(
+        self, dispute_id: FromPath[str], caller: NamedDependency[Caller], payments: NamedDependency[Payments]
+    ) -> DisputeOut:
+        """One dispute."""
+        return await payments.get_dispute(caller, dispute_id)

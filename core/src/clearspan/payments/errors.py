@@ -198,6 +198,83 @@ class OutcomeNotStored(DomainError):
         return {"Retry-After": "1"}
 
 
+class NothingToUnwind(DomainError):
+    """Another process gave the charge back already. Never leaves the service."""
+
+    code = "nothing_to_unwind"
+    status = 409
+    title = "There is nothing to give back"
+
+
+class StillOpen(DomainError):
+    """A lookup gave no clear answer; the news waits. Never leaves the gateway."""
+
+    code = "outcome_still_open"
+    status = 409
+    title = "The PSP was asked and gave no clear answer"
+
+
+class DisputeCurrencyMismatch(DomainError):
+    """A dispute in another currency than its charge: it is kept for a human. Never leaves the gateway."""
+
+    code = "dispute_currency_mismatch"
+    status = 409
+    title = "The dispute is in another currency than its charge"
+
+
+class DisputeNotFound(DomainError):
+    """No such dispute of this tenant in this mode."""
+
+    code = "dispute_not_found"
+    status = 404
+    title = "No such dispute"
+    advice = "Check the id, and that the key is of the same tenant and mode (test or live) as the dispute."
+
+
+class WithoutSurplus(DomainError):
+    """There is no surplus to give back."""
+
+    code = "payment_without_surplus"
+    status = 409
+    title = "The payment has no surplus to give back"
+    advice = "Retrieve it: the surplus was given back already, or there never was one. Nothing was changed."
+
+
+class NotInReview(DomainError):
+    """Only what nobody could find out is decided by humans."""
+
+    code = "operation_not_in_review"
+    status = 409
+    title = "The operation does not wait for a decision"
+    advice = "Retrieve the payment: the outcome was found out meanwhile, or the PSP is still being asked. Nothing was changed."
+
+
+class DecisionNotFound(DomainError):
+    """There is no proposed decision."""
+
+    code = "decision_not_found"
+    status = 404
+    title = "There is no decision to withdraw"
+
+
+class DecisionConflict(DomainError):
+    """Somebody proposed another outcome."""
+
+    code = "decision_conflict"
+    status = 409
+    title = "Another outcome was proposed"
+    advice = "Talk to whoever proposed it; withdraw that decision first if it is wrong. Nothing was changed."
+
+
+class SecondPersonRequired(DomainError):
+    """The amount needs two persons, and this is the first one again."""
+
+    code = "second_person_required"
+    status = 409
+    title = "A second person must confirm this decision"
+    advice = "Let somebody else send the same decision with a key of their own. Nothing was changed."
+
+
 class HasCharge(DomainError):
     """A charge is live; the caller voids instead. Never leaves the service."""
 

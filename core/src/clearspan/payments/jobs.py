@@ -33,6 +33,14 @@ async def recover_operations(ctx: Context, *, tenant_id: str, live: bool) -> int
     return await payments.recover(scope, ctx["request_id"], settings.worker.sweep_batch)
 
 
+async def unwind_charges(ctx: Context, *, tenant_id: str, live: bool) -> int:
+    """Give back charges that nobody wants any more; returns how many payments were looked at."""
+    payments: Payments = ctx["payments"]
+    settings: Settings = ctx["settings"]
+    scope = Scope(tenant_id=UUID(tenant_id), live=live)
+    return await payments.unwind(scope, ctx["request_id"], settings.worker.sweep_batch)
+
+
 async def expire_keys(ctx: Context, *, tenant_id: str, live: bool) -> int:
     """Forget the answers kept under idempotency keys that are older than the replay window; the keys stay spent."""
     db: Database = ctx["db"]
@@ -49,6 +57,7 @@ async def expire_keys(ctx: Context, *, tenant_id: str, live: bool) -> int:
 JOBS = {
     "expire_payments": expire_payments,
     "recover_operations": recover_operations,
+    "unwind_charges": unwind_charges,
     "expire_keys": expire_keys,
 }
 """By the name that ``due_work`` gives them."""

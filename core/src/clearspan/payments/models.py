@@ -6,6 +6,7 @@ together.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -109,6 +110,32 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     lease_until: datetime | None = None
     sweep_step: int = 0
     decided_at: datetime | None = None
+    fee_minor: int | None = None
+    psp_sequence: int | None = None
+
+
+class Dispute(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of ``disputes``, as far as the domain looks at it. Amounts in minor units."""
+
+    dispute_id: UUID
+    payment_id: UUID
+    operation_id: UUID
+    psp_account_id: UUID
+    psp_ref: str
+    status: str
+    amount_minor: int
+    currency: str
+    opened_at: datetime
+    updated_at: datetime
+    reason: str | None = None
+    network_code: str | None = None
+    evidence_due_at: datetime | None = None
+    sequence: int = 1
+    closed_at: datetime | None = None
+
+
+MONEY_IS_GONE = frozenset({"needs_response", "under_review", "lost", "accepted", "expired", "pre_arbitration"})
+"""The states of a dispute in which the PSP has taken the amount back."""
 
 
 class Payment(msgspec.Struct, frozen=True, kw_only=True):
@@ -135,6 +162,9 @@ class Payment(msgspec.Struct, frozen=True, kw_only=True):
     canceled_at: datetime | None = None
     cancellation_reason: str | None = None
     expired_at: datetime | None = None
+    cancel_requested_at: datetime | None = None
+    cancel_request_reason: str | None = None
+    unwind_at: datetime | None = None
     outcome: str | None = None
     charge_operation_id: UUID | None = None
     next_action: dict[str, Any] | None = None
@@ -157,27 +187,32 @@ class Payment(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def refundable_minor(self) -> int:
         """What can still be refunded."""
-        return self.captured_minor - self.refunded_minor - self.refund_pending_minor - self.returned_minor
+        left = self.captured_minor - self.refunded_minor - self.refund_pending_minor - self.returned_minor
+        return max(0, left - self.disputed_minor)
 
 
-def next_state(state: S, observed: S, *, fenced: bool = False) -> S:
+def next_state(state: S, observed: S, *, kind: str = "purchase", fenced: bool = False, answered: bool = True) -> S:
     """Where an observation leads.
 
     Args:
         state: the operation's state.
         observed: what the observation speaks for.
+        kind: the operation's.
         fenced: the observer no longer holds the lease; it may say what the PSP said, but neither that it does not know nor
             that it did not send.
+        answered: the observation is the answer to our request; only later news may say that a refund failed after all.
     """
     if fenced and observed in (S.UNKNOWN, S.NOT_SENT):
         return state
     if observed is S.SUCCEEDED and state in (S.DECLINED, S.EXPIRED, S.NOT_CHARGED, S.NOT_SENT):
         return S.SURPLUS
-    return observed if observed in TRANSITIONS[state] else state
+    if observed is S.DECLINED and state is S.SUCCEEDED and kind == "refund" and not answered:
+        return S.REVERSED
+    return observed if observed in TRANSITIONS[state] and observed is not S.REVERSED else state
 
 
-def derive(payment: Payment, operations: list[Operation]) -> Payment:
-    """The intent with every derived field computed from its operations; ``sequence`` and ``updated_at`` stay."""
+def derive(payment: Payment, operations: Sequence[Operation], disputes: Sequence[Dispute] = ()) -> Payment:
+    """The intent with every derived field computed from its operations and disputes; ``sequence`` and ``updated_at`` stay."""
     charges = sorted(
         (op for op in operations if op.kind in CHARGES),
         key=lambda op: (op.state in HOLDS_THE_PLACE, op.created_at, op.operation_id.int),
@@ -185,17 +220,28 @@ def derive(payment: Payment, operations: list[Operation]) -> Payment:
     charge = charges[-1] if charges else None
     state = charge.state if charge else None
     succeeded = charge is not None and state is S.SUCCEEDED
+    counted = charge.operation_id if charge else None
 
-    def total(kind: str, states: frozenset[S]) -> int:
-        return sum(op.amount_minor for op in operations if op.kind == kind and op.state in states)
+    def total(kind: str, states: frozenset[S], *, others: bool = False) -> int:
+        return sum(
+            op.amount_minor
+            for op in operations
+            if op.kind == kind and op.state in states and (kind == "capture" or (op.parent_id == counted) is not others)
+        )
 
-    done = frozenset({S.SUCCEEDED})
+    # What took effect although it had been given up counts as well, as far as there is room: the money is gone.
+    done = frozenset({S.SUCCEEDED, S.SURPLUS})
     authorized = charge.amount_minor if charge is not None and succeeded else 0
-    captured = total("capture", done)
+    captured = min(total("capture", done), authorized)
     if charge is not None and succeeded and charge.kind == "purchase":
         captured = charge.amount_minor
-    final = any(op.final for op in operations if op.kind == "capture" and op.state is S.SUCCEEDED)
-    voided = 0 if not succeeded else authorized - captured if final else total("void", done)
+    final = any(op.final for op in operations if op.kind == "capture" and op.state in done)
+    voided = authorized - captured if final else min(total("void", done), authorized - captured)
+    refunded = min(total("refund", done), captured)
+    refund_pending = min(total("refund", LIVE), captured - refunded)
+    surplus = sum(op.amount_minor for op in operations if op.kind in CHARGES and op.state is S.SURPLUS)
+    surplus -= total("void", done, others=True) + total("refund", done, others=True)
+    returned = sum(one.amount_minor for one in disputes if one.status == "returned")
 
     if succeeded:
         if captured >= authorized:
@@ -210,7 +256,7 @@ def derive(payment: Payment, operations: list[Operation]) -> Payment:
         status = PaymentStatus.REQUIRES_ACTION
     elif state in LIVE:
         status = PaymentStatus.PROCESSING
-    elif payment.canceled_at is not None:
+    elif payment.canceled_at is not None or payment.cancel_requested_at is not None:
         status = PaymentStatus.CANCELED
     elif payment.expired_at is not None:
         status = PaymentStatus.EXPIRED
@@ -240,9 +286,11 @@ def derive(payment: Payment, operations: list[Operation]) -> Payment:
         last_error=last_error,
         authorized_minor=authorized,
         captured_minor=captured,
-        capture_pending_minor=total("capture", LIVE),
+        capture_pending_minor=min(total("capture", LIVE), authorized - captured - voided),
         voided_minor=voided,
-        refunded_minor=total("refund", done),
-        refund_pending_minor=total("refund", LIVE),
-        surplus_minor=sum(op.amount_minor for op in operations if op.kind in CHARGES and op.state is S.SURPLUS),
+        refunded_minor=refunded,
+        refund_pending_minor=refund_pending,
+        disputed_minor=sum(one.amount_minor for one in disputes if one.status in MONEY_IS_GONE),
+        returned_minor=min(returned, captured - refunded - refund_pending),
+        surplus_minor=max(0, surplus),
     )

@@ -13,8 +13,11 @@ After ``payments.quarantine_h`` without an answer a human decides (``needs_revie
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
+
+import msgspec
 
 from clearspan.payments.models import CHARGES, Operation, OperationState, Payment
 from clearspan.sdk import PspFacts
@@ -46,7 +49,7 @@ def still_wanted(payment: Payment, operation: Operation, now: datetime) -> bool:
     """Whether sending the operation again is what the merchant and the payer still expect."""
     if operation.kind not in CHARGES:
         return True  # The merchant asked for it, and nobody stands at a till.
-    if payment.canceled_at is not None or payment.expires_at <= now:
+    if payment.canceled_at is not None or payment.cancel_requested_at is not None or payment.expires_at <= now:
         return False
     return not payment.customer_present or now - operation.created_at <= WANTED_FOR
 
@@ -68,3 +71,57 @@ def after_nothing_was_found(payment: Payment, operation: Operation, facts: PspFa
 def quarantined(operation: Operation, now: datetime, limit: timedelta) -> bool:
     """Whether a human must decide."""
     return operation.state is OperationState.UNKNOWN and now - operation.created_at > limit
+
+
+UNWIND_RULE = "unwind"
+"""In ``operations.routing``: the gateway gave the charge back on its own."""
+UNWIND_DELAYS_S = (60, 600, 3600, 21_600, 86_400)
+"""Seconds from a refused try to give a charge back to the next; the last one repeats. Each refusal opens an incident."""
+
+
+class Unwinding(msgspec.Struct, frozen=True):
+    """A charge that nobody wants any more.
+
+    Attributes:
+        charge: what is given back.
+        kind: ``void`` or ``refund``.
+        because: ``surplus`` or ``cancel_requested``.
+        tries: how often it was tried already.
+    """
+
+    charge: Operation
+    kind: str
+    because: str
+    tries: int
+
+
+TOOK_EFFECT = (OperationState.SUCCEEDED, OperationState.SURPLUS)
+
+
+def unwinding(payment: Payment, operations: Sequence[Operation]) -> Unwinding | None:
+    """What to give back next: charges that arrived although they had been given up, and one whose cancellation was asked for
+    while its outcome was open."""
+    for charge in operations:
+        if charge.kind not in CHARGES:
+            continue
+        children = [op for op in operations if op.parent_id == charge.operation_id and op.kind in ("void", "refund")]
+        tries = sum(op.routing.get("rule") == UNWIND_RULE for op in children)
+        if charge.state is OperationState.SURPLUS:
+            back = sum(op.amount_minor for op in children if op.state in TOOK_EFFECT)
+            if back < charge.amount_minor:
+                kind = "refund" if charge.kind == "purchase" else "void"
+                return Unwinding(charge, kind, "surplus", tries)
+        elif payment.cancel_requested_at is not None and charge.operation_id == payment.charge_operation_id:
+            if charge.state is OperationState.REQUIRES_ACTION or payment.capturable_minor > 0:
+                return Unwinding(charge, "void", "cancel_requested", tries)
+            if charge.state is OperationState.SUCCEEDED and payment.refundable_minor > 0:
+                return Unwinding(charge, "refund", "cancel_requested", tries)
+    return None
+
+
+def unwind_again(operation: Operation, operations: Sequence[Operation], now: datetime) -> datetime:
+    """When to try again to give a charge back, after ``operation`` was settled; at once when it was not such a try."""
+    if operation.routing.get("rule") != UNWIND_RULE:
+        return now
+    tries = sum(op.parent_id == operation.parent_id and op.routing.get("rule") == UNWIND_RULE for op in operations)
+    return now + timedelta(seconds=UNWIND_DELAYS_S[min(tries, len(UNWIND_DELAYS_S)) - 1])

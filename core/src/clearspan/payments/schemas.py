@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from clearspan.payments.models import Operation, OperationState, Payment
+from clearspan.payments.models import Dispute, Operation, OperationState, Payment, PaymentStatus
+from clearspan.payments.rows import Decision
 from clearspan.platform import ids
 from clearspan.vaults.schemas import WEB_ADDRESS
 
@@ -119,6 +120,104 @@ class RefundCreate(_Body, frozen=True, kw_only=True):
     metadata: Metadata = {}
 
 
+class DecisionCreate(_Body, frozen=True, kw_only=True):
+    """What a human found out about an operation that waits for a decision."""
+
+    outcome: Annotated[
+        Literal["succeeded", "declined", "not_charged", "withdraw"],
+        Meta(description="What really happened at the PSP; `withdraw` takes a proposed decision back."),
+    ]
+    reason: Annotated[
+        str,
+        Meta(min_length=10, max_length=1000, examples=["Statement of 3 May shows no such charge; PSP ticket 4711."]),
+    ]
+    psp_reference: Annotated[str, Meta(min_length=1, max_length=500, examples=["ch_abc"])] | None = None
+
+
+class SurplusRelease(_Body, frozen=True, kw_only=True):
+    """Give a surplus back now."""
+
+    reason: Annotated[str, Meta(min_length=3, max_length=200, examples=["the customer was charged twice"])]
+
+
+class DecisionOut(msgspec.Struct, frozen=True, kw_only=True):
+    """A decision about an operation."""
+
+    id: str
+    object: Literal["decision"]
+    payment: str
+    operation: str
+    outcome: Literal["succeeded", "declined", "not_charged"]
+    state: Annotated[
+        Literal["proposed", "applied", "withdrawn"], Meta(description="proposed: a second person must say the same.")
+    ]
+    reason: str
+    psp_reference: str | None
+    proposed_by: str
+    proposed_at: datetime
+    confirmed_by: str | None
+    confirmed_at: datetime | None
+
+    @classmethod
+    def of(cls, row: Decision, operation: Operation) -> DecisionOut:
+        """From the row."""
+        return cls(
+            id=ids.encode("dec", row.decision_id),
+            object="decision",
+            payment=ids.encode("pay", operation.payment_id),
+            operation=ids.encode("op", operation.operation_id),
+            outcome=row.outcome,  # type: ignore[arg-type]  # the column's CHECK holds the words
+            state=row.state,  # type: ignore[arg-type]  # likewise
+            reason=row.reason,
+            psp_reference=row.psp_ref,
+            proposed_by=row.proposed_by,
+            proposed_at=row.proposed_at,
+            confirmed_by=row.confirmed_by,
+            confirmed_at=row.confirmed_at,
+        )
+
+
+class DisputeOut(msgspec.Struct, frozen=True, kw_only=True):
+    """A dispute, or a direct debit that a bank gave back (`returned`)."""
+
+    id: str
+    object: Literal["dispute"]
+    live: bool
+    payment: str
+    status: Literal[
+        "inquiry",
+        "inquiry_closed",
+        "needs_response",
+        "under_review",
+        "won",
+        "lost",
+        "accepted",
+        "expired",
+        "pre_arbitration",
+        "prevented",
+        "returned",
+    ]
+    amount_minor: int
+    currency: str
+    reason: str | None
+    network_code: str | None
+    evidence_due_at: datetime | None
+    psp_reference: str
+    sequence: int
+    opened_at: datetime
+    updated_at: datetime
+    closed_at: datetime | None
+
+
+class DisputeList(msgspec.Struct, frozen=True, kw_only=True):
+    """A page of disputes, newest first."""
+
+    object: Literal["list"]
+    data: list[DisputeOut]
+    has_more: bool
+    next_cursor: str | None
+
+
 class AmountsOut(msgspec.Struct, frozen=True, kw_only=True):
     """Where the money is, all in minor units of the payment's currency."""
 
@@ -130,6 +229,7 @@ class AmountsOut(msgspec.Struct, frozen=True, kw_only=True):
     refundable_minor: int
     disputed_minor: int
     returned_minor: int
+    surplus_minor: Annotated[int, Meta(description="Charged although it had been given up; it is given back.")]
 
 
 class PspOut(msgspec.Struct, frozen=True, kw_only=True):
@@ -173,6 +273,7 @@ class OperationOut(msgspec.Struct, frozen=True, kw_only=True):
     raw_code: str | None
     message: str | None
     routing: dict[str, str]
+    fee_minor: Annotated[int | None, Meta(description="What the PSP keeps for it, as far as it said.")]
     created_at: datetime
     decided_at: datetime | None
     observations: list[dict[str, Any]]
@@ -230,6 +331,9 @@ class PaymentOut(msgspec.Struct, frozen=True, kw_only=True):
     updated_at: datetime
     expires_at: datetime
     canceled_at: datetime | None
+    cancel_requested_at: Annotated[
+        datetime | None, Meta(description="Canceled while the outcome was open: carried out when it is known.")
+    ]
     operations: list[OperationOut] | UnsetType = UNSET
     audit: list[AuditOut] | UnsetType = UNSET
 
@@ -290,6 +394,7 @@ _REFUND_STATUS = {
     OperationState.NOT_CHARGED: "canceled",
     OperationState.NOT_SENT: "canceled",
     OperationState.SURPLUS: "succeeded",
+    OperationState.REVERSED: "failed",
 }
 
 
@@ -322,6 +427,7 @@ def payment_out(payment: Payment, operations: list[Operation], names: Names) -> 
             refundable_minor=payment.refundable_minor,
             disputed_minor=payment.disputed_minor,
             returned_minor=payment.returned_minor,
+            surplus_minor=payment.surplus_minor,
         ),
         capture_method=payment.capture_method,  # type: ignore[arg-type]  # likewise
         customer_present=payment.customer_present,
@@ -334,12 +440,14 @@ def payment_out(payment: Payment, operations: list[Operation], names: Names) -> 
         description=payment.description,
         return_url=payment.return_url,
         metadata=payment.metadata,
-        cancellation_reason=payment.cancellation_reason,
+        cancellation_reason=payment.cancellation_reason or payment.cancel_request_reason,
         sequence=payment.sequence,
         created_at=payment.created_at,
         updated_at=payment.updated_at,
         expires_at=payment.expires_at,
-        canceled_at=payment.canceled_at,
+        canceled_at=payment.canceled_at
+        or (payment.cancel_requested_at if payment.status is PaymentStatus.CANCELED else None),
+        cancel_requested_at=payment.cancel_requested_at,
     )
 
 
@@ -359,6 +467,7 @@ def operation_out(operation: Operation, observations: list[dict[str, Any]], name
         raw_code=operation.raw_code,
         message=operation.message,
         routing=operation.routing,
+        fee_minor=operation.fee_minor,
         created_at=operation.created_at,
         decided_at=operation.decided_at,
         observations=observations,
@@ -382,4 +491,25 @@ def refund_out(refund: Operation, *, live: bool) -> RefundOut:
         psp_reference=refund.psp_ref,
         created_at=refund.created_at,
         updated_at=refund.updated_at,
+    )
+
+
+def dispute_out(dispute: Dispute, *, live: bool) -> DisputeOut:
+    """A dispute as it stands."""
+    return DisputeOut(
+        id=ids.encode("dp", dispute.dispute_id),
+        object="dispute",
+        live=live,
+        payment=ids.encode("pay", dispute.payment_id),
+        status=dispute.status,  # type: ignore[arg-type]  # the column's CHECK holds the words
+        amount_minor=dispute.amount_minor,
+        currency=dispute.currency,
+        reason=dispute.reason,
+        network_code=dispute.network_code,
+        evidence_due_at=dispute.evidence_due_at,
+        psp_reference=dispute.psp_ref,
+        sequence=dispute.sequence,
+        opened_at=dispute.opened_at,
+        updated_at=dispute.updated_at,
+        closed_at=dispute.closed_at,
     )

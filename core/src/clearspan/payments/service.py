@@ -24,8 +24,10 @@ import msgspec
 import structlog
 
 from clearspan.payments import errors, recovery
+from clearspan.payments import news as news_of_psps
 from clearspan.payments.models import (
     FINAL,
+    Dispute,
     Operation,
     OperationState,
     Payment,
@@ -33,9 +35,15 @@ from clearspan.payments.models import (
     derive,
     next_state,
 )
+from clearspan.payments.news import PAYMENT_LABEL, Told
 from clearspan.payments.recovery import NextStep
+from clearspan.payments.rows import Details, Kept, Opened, Settled, Stale
 from clearspan.payments.schemas import (
     AuditOut,
+    DecisionCreate,
+    DecisionOut,
+    DisputeList,
+    DisputeOut,
     PaymentCancel,
     PaymentCapture,
     PaymentConfirm,
@@ -46,6 +54,8 @@ from clearspan.payments.schemas import (
     RefundCreate,
     RefundList,
     RefundOut,
+    SurplusRelease,
+    dispute_out,
     operation_out,
     payment_out,
     refund_out,
@@ -66,6 +76,7 @@ from clearspan.sdk import (
     ChargeRequest,
     ContinueRequest,
     Money,
+    News,
     RefundRequest,
     RetrieveRequest,
 )
@@ -73,54 +84,8 @@ from clearspan.settings import Settings
 
 log = structlog.get_logger("clearspan.payments")
 KEY_LENGTH = 32
+_UNDECIDED = (OperationState.PENDING, OperationState.NEEDS_REVIEW)
 SETTLE_TRIES = 8
-
-
-class Opened(msgspec.Struct, frozen=True, kw_only=True):
-    """What a reserving SQL function answers; exactly one of ``payment``, ``replay`` and ``resume``."""
-
-    payment: Payment | None = None
-    operation: Operation | None = None
-    sending: Sending | None = None
-    operations: list[Operation] = []
-    replay: _Kept | None = None
-    resume: _Resume | None = None
-
-
-class _Kept(msgspec.Struct, frozen=True):
-    status: int
-    body: str
-
-    def answer(self) -> Answer:
-        return Answer(self.status, self.body.encode())
-
-
-class _Resume(msgspec.Struct, frozen=True):
-    payment_id: UUID
-    operation_id: UUID | None = None
-
-
-class Settled(msgspec.Struct, frozen=True):
-    """What ``operation_settle`` answers."""
-
-    payment: Payment
-    operation: Operation
-    kept: bool
-
-
-class Details(msgspec.Struct, frozen=True, kw_only=True):
-    """A payment with everything about it."""
-
-    payment: Payment
-    operations: list[Operation]
-    facts: list[dict[str, Any]] = []
-    audit: list[dict[str, Any]] = []
-
-
-class _Stale(msgspec.Struct, frozen=True):
-    payment_id: UUID
-    status: str
-    operation_id: UUID | None = None
 
 
 _OPENED = msgspec.json.Decoder(Opened)
@@ -129,7 +94,8 @@ _SETTLED = msgspec.json.Decoder(Settled)
 _DETAILS = msgspec.json.Decoder(Details)
 _DETAILS_LIST = msgspec.json.Decoder(list[Details])
 _REFUNDS = msgspec.json.Decoder(list[Operation])
-_STALE = msgspec.json.Decoder(list[_Stale])
+_DISPUTES = msgspec.json.Decoder(list[Dispute])
+_STALE = msgspec.json.Decoder(list[Stale])
 _ENCODER = msgspec.json.Encoder()
 
 Render = Callable[[Payment, list[Operation], Operation | None], Awaitable[Answer]]
@@ -199,7 +165,7 @@ class Payments:
             )
         else:
             document["answer"] = await self._created_answer(caller, given, now)
-        opened = _OPENED.decode(await self._db.call("payment_open", document))
+        opened = await self._open(caller, "payment_open", document)
         if opened.payment is not None and opened.operation is None:
             return Answer(document["answer"]["status"], document["answer"]["body"].encode())
         return await self._run(caller, key, opened, self._render_payment(caller.scope, 201), self._send)
@@ -358,6 +324,38 @@ class Payments:
             next_cursor=_cursor(last.created_at, last.operation_id) if last else None,
         )
 
+    async def get_dispute(self, caller: Caller, dispute_id: str) -> DisputeOut:
+        """One dispute."""
+        try:
+            identity = ids.decode("dp", dispute_id)
+        except ids.InvalidId:
+            raise errors.DisputeNotFound from None
+        found = _DISPUTES.decode(
+            await self._db.call("dispute_list", _place(caller.scope) | {"ids": [identity], "limit": 1})
+        )
+        if not found:
+            raise errors.DisputeNotFound
+        return dispute_out(found[0], live=caller.scope.live)
+
+    async def list_disputes(
+        self, caller: Caller, payment: str | None, status: str | None, limit: int, cursor: str | None
+    ) -> DisputeList:
+        """A page, newest first."""
+        document: dict[str, Any] = _place(caller.scope) | {"limit": limit + 1} | _after(cursor)
+        if payment is not None:
+            document["payment_id"] = (await self._find(caller.scope, _payment_id(payment))).payment.payment_id
+        if status is not None:
+            document["status"] = status
+        page = _DISPUTES.decode(await self._db.call("dispute_list", document))
+        more = len(page) > limit
+        last = page[limit - 1] if more else None
+        return DisputeList(
+            object="list",
+            data=[dispute_out(row, live=caller.scope.live) for row in page[:limit]],
+            has_more=more,
+            next_cursor=_cursor(last.opened_at, last.dispute_id) if last else None,
+        )
+
     # -- what the rest of the gateway calls -----------------------------------------------------------------------
 
     async def render_many(self, scope: Scope, wanted: Sequence[UUID]) -> dict[UUID, dict[str, Any]]:
@@ -374,6 +372,12 @@ class Payments:
         document = _place(scope) | {"ids": list(wanted), "limit": len(wanted)}
         found = _REFUNDS.decode(await self._db.call("refund_list", document))
         return {one.operation_id: msgspec.to_builtins(refund_out(one, live=scope.live)) for one in found}
+
+    async def render_disputes(self, scope: Scope, wanted: Sequence[UUID]) -> dict[UUID, dict[str, Any]]:
+        """The current state of disputes, for events."""
+        document = _place(scope) | {"ids": list(wanted), "limit": len(wanted)}
+        found = _DISPUTES.decode(await self._db.call("dispute_list", document))
+        return {one.dispute_id: msgspec.to_builtins(dispute_out(one, live=scope.live)) for one in found}
 
     async def expire_stale(self, scope: Scope, request_id: str, most: int) -> int:
         """Close intents whose time is over; one that waits for the payer is looked up and given up at the PSP first.
@@ -393,7 +397,7 @@ class Payments:
                     )
                     if opened.sending is not None:
                         observation = await self._give_up_action(caller, opened)
-                        await self._settle(caller, None, opened, observation, _no_answer)
+                        await self.settle(caller, opened, observation)
                 await self._db.call(
                     "payment_close",
                     self._document(caller, None, now) | {"payment_id": stale.payment_id, "want": "expire"},
@@ -402,6 +406,107 @@ class Payments:
                 continue  # It moved on meanwhile, or the PSP gave no clear answer: the next sweep looks again.
             closed += 1
         return closed
+
+    async def unwind(self, scope: Scope, request_id: str, most: int) -> int:
+        """Give back charges that nobody wants any more; ``recovery.unwinding`` says which.
+
+        Returns:
+            how many payments were looked at.
+        """
+        caller = system(scope, "unwinding", request_id)
+        now = clock.now()
+        document = self._document(caller, None, now)
+        document |= {"most": most, "again_at": now + timedelta(seconds=self._settings.idempotency.lease_s)}
+        claimed = _DETAILS_LIST.decode(await self._db.call("unwinding_claim", document))
+        for details in claimed:
+            await self._unwind_one(caller, details)
+        return len(claimed)
+
+    async def _unwind_one(self, caller: Caller, details: Details) -> None:
+        payment, now = details.payment, clock.now()
+        plan = recovery.unwinding(payment, details.operations)
+        if plan is None:
+            await self._db.call(
+                "unwinding_set", self._document(caller, None, now) | {"payment_id": payment.payment_id, "at": None}
+            )
+            return
+        # One id per charge and try: whoever dies between sending and storing is repeated under the same key.
+        operation_id = uuid5(plan.charge.operation_id, f"unwind {plan.tries}")
+        operation = self._lease_fields(now) | {
+            "operation_id": operation_id,
+            "psp_key": ids.psp_key(operation_id, 0, KEY_LENGTH),
+            "want": plan.kind,
+            "unwinds": plan.charge.operation_id,
+            "reason": plan.because,
+            "routing": {"rule": recovery.UNWIND_RULE, "because": plan.because},
+        }
+        document = self._document(caller, None, now) | {"payment_id": payment.payment_id, "operation": operation}
+        try:
+            opened = _OPENED.decode(await self._db.call("operation_open", document))
+        except (errors.NothingToUnwind, asyncpg.UniqueViolationError):
+            return  # Another process was faster, or an operation of the merchant's is under way: the next sweep looks again.
+        observation = await self._send(caller, opened)
+        await self.settle(caller, opened, observation)
+
+    async def release_surplus(
+        self, caller: Caller, key: IdempotencyKey | None, payment_id: str, body: SurplusRelease
+    ) -> Answer:
+        """Give back a surplus that is held (``payments.surplus = "hold"``), or try again now."""
+        key = _required(key)
+        now = clock.now()
+        document = self._document(caller, key, now) | {
+            "payment_id": _payment_id(payment_id),
+            "at": now,
+            "reason": body.reason,
+        }
+        opened = _OPENED.decode(await self._db.call("unwinding_set", document))
+        if opened.replay is not None:
+            return opened.replay.answer()
+        assert opened.payment is not None
+        answer = await self._render_payment(caller.scope, 200)(opened.payment, opened.operations, None)
+        return await self._keep(caller, key, Answer(202, answer.body))
+
+    async def decide(
+        self, caller: Caller, key: IdempotencyKey | None, payment_id: str, operation_id: str, body: DecisionCreate
+    ) -> Answer:
+        """Settle by a human's word what nobody could find out; above ``payments.second_person_above_minor`` by two."""
+        key = _required(key)
+        now = clock.now()
+        document = self._document(caller, key, now) | {
+            "payment_id": _payment_id(payment_id),
+            "operation_id": _operation_id(operation_id),
+            "decision_id": clock.new_uuid(),
+            "outcome": body.outcome,
+            "reason": body.reason,
+            "psp_ref": body.psp_reference,
+            "second_person_above_minor": self._settings.payments.second_person_above_minor,
+            "unwind_surplus": self._settings.payments.surplus == "return",
+        }
+        opened = _OPENED.decode(await self._db.call("operation_decide", document))
+        if opened.replay is not None:
+            return opened.replay.answer()
+        assert opened.decision is not None
+        assert opened.operation is not None
+        out = DecisionOut.of(opened.decision, opened.operation)
+        answer = Answer(202 if opened.decision.state == "proposed" else 200, _ENCODER.encode(out))
+        return await self._keep(caller, key, answer)
+
+    async def tell(
+        self,
+        scope: Scope,
+        request_id: str,
+        *,
+        account_id: UUID,
+        news: News,
+        fact_id: UUID,
+        sequence: int | None = None,
+        adopt: bool = False,
+    ) -> Told | None:
+        """Take in what a PSP says unasked; see ``payments.news``."""
+        caller = system(scope, "news", request_id)
+        return await news_of_psps.tell(
+            self, caller, account_id=account_id, news=news, fact_id=fact_id, sequence=sequence, adopt=adopt
+        )
 
     async def recover(self, scope: Scope, request_id: str, most: int) -> int:
         """Ask the PSPs about operations whose outcome is open and due; ``payments.recovery`` has the rules.
@@ -435,7 +540,7 @@ class Payments:
             observation = await self._give_up_action(caller, opened)
         else:
             observation = await self._find_out(caller, opened)
-        await self._settle(caller, None, opened, observation, _no_answer)
+        await self.settle(caller, opened, observation)
 
     async def _find_out(self, caller: Caller, opened: Opened) -> Observation:
         """What can be said of an operation after a lookup, and after sending it again where the rules allow that."""
@@ -443,17 +548,17 @@ class Payments:
         assert payment is not None
         assert operation is not None
         assert sending is not None
-        undecided = "pending" if operation.state is OperationState.PENDING else "unknown"
+        undecided = operation.state if operation.state in _UNDECIDED else OperationState.UNKNOWN
         psp = await self._psps.open(caller.scope, sending)
         found = Observation(observed="not_found", source="system", code="no_lookup")
         if psp.facts.lookup.by_reference or operation.psp_ref is not None:
-            found = await self._look_up(caller.scope, operation, sending)
+            found = await self.look_up(caller.scope, operation, sending)
         now = clock.now()
         if found.observed == "not_found":
             step = recovery.after_nothing_was_found(payment, operation, psp.facts, now)
-            if step is NextStep.RESEND and operation.state is not OperationState.PENDING:
+            if step is NextStep.RESEND and operation.state not in _UNDECIDED:
                 return await self._resend(caller, opened)
-            if step is NextStep.NOT_CHARGED and operation.state is OperationState.UNKNOWN:
+            if step is NextStep.NOT_CHARGED and operation.state is not OperationState.PENDING:
                 return msgspec.structs.replace(found, observed="not_charged", code="not_found_in_time")
         if found.observed in ("not_found", "not_sent", "unknown"):
             limit = timedelta(hours=self._settings.payments.quarantine_h)
@@ -499,14 +604,20 @@ class Payments:
         render: Render,
     ) -> Answer:
         document = self._document(caller, key, now) | {"payment_id": payment_id, "operation": operation}
+        return await self._run(caller, key, await self._open(caller, "operation_open", document), render, self._send)
+
+    async def _open(self, caller: Caller, function: str, document: dict[str, Any]) -> Opened:
+        """Reserve. An operation that is there although its key is not was taken in after a restore: go on with it."""
         try:
-            opened = _OPENED.decode(await self._db.call("operation_open", document))
+            return _OPENED.decode(await self._db.call(function, document))
         except asyncpg.UniqueViolationError as error:
-            # one_charge_per_payment and one_void_per_payment stand behind the lock; whoever meets them came second.
-            if error.constraint_name in ("one_charge_per_payment", "one_void_per_payment"):
+            # one_charge_per_payment and one_void_per_charge stand behind the lock; whoever meets them came second.
+            if error.constraint_name in ("one_charge_per_payment", "one_void_per_charge"):
                 raise errors.InProgress from error
-            raise
-        return await self._run(caller, key, opened, render, self._send)
+            if error.constraint_name != "operations_pkey":
+                raise
+        log.warning("an operation was known before its key", actor=caller.actor_id)
+        return _OPENED.decode(await self._db.call("operation_resume", document))
 
     async def _run(
         self,
@@ -585,6 +696,8 @@ class Payments:
                     customer_present=payment.customer_present,
                     return_url=payment.return_url,
                     description=payment.description,
+                    # The payment's own id goes along, so that a charge can be put back where it belongs after a restore.
+                    metadata=payment.metadata | {PAYMENT_LABEL: ids.encode("pay", payment.payment_id)},
                 )
                 return await psp.observe(psp.adapter.create_intent(charge), amount, "create_intent")
             case "capture":
@@ -608,7 +721,7 @@ class Payments:
         assert sending is not None
         psp = await self._psps.open(caller.scope, sending)
         if psp.facts.lookup.by_reference or operation.psp_ref is not None:
-            found = await self._look_up(caller.scope, operation, sending)
+            found = await self.look_up(caller.scope, operation, sending)
             if found.observed == "not_sent":
                 # The *lookup* was not sent; that says nothing about the operation.
                 return msgspec.structs.replace(found, observed="unknown")
@@ -618,7 +731,18 @@ class Payments:
             return await self._resend(caller, opened)
         return Observation(observed="unknown", source="system", code="lookup_found_nothing")
 
-    async def _look_up(self, scope: Scope, operation: Operation, sending: Sending) -> Observation:
+    async def ask(self, function: str, caller: Caller, document: dict[str, Any]) -> str | None:
+        """Call a function of the money path on the gateway's own behalf."""
+        found: str | None = await self._db.call(function, self._document(caller, None, clock.now()) | document)
+        return found
+
+    async def can_look_up(self, scope: Scope, operation: Operation, sending: Sending) -> bool:
+        """Whether the PSP can be asked about this operation."""
+        psp = await self._psps.open(scope, sending)
+        return psp.facts.lookup.by_reference or operation.psp_ref is not None
+
+    async def look_up(self, scope: Scope, operation: Operation, sending: Sending) -> Observation:
+        """Ask the PSP how an operation stands."""
         psp = await self._psps.open(scope, sending)
         request = RetrieveRequest(
             operation_id=ids.encode("op", operation.operation_id),
@@ -630,8 +754,40 @@ class Payments:
         )
         return await psp.observe(psp.adapter.retrieve(request), request.amount, "retrieve", source="lookup")
 
+    async def settle(
+        self,
+        caller: Caller,
+        opened: Opened,
+        observation: Observation,
+        *,
+        fact_id: UUID | None = None,
+        sequence: int | None = None,
+        note_only: bool = False,
+    ) -> Settled:
+        """Store what was observed when nobody waits for an answer.
+
+        Args:
+            caller: on whose behalf.
+            opened: the operation, with its payment.
+            observation: what was seen.
+            fact_id: the same observation is stored once.
+            sequence: the PSP's own order of its news about this operation.
+            note_only: keep the fact, change nothing.
+        """
+        more: dict[str, Any] = {"psp_sequence": sequence, "note_only": note_only}
+        if fact_id is not None:
+            more["fact_id"] = fact_id
+        settled, _ = await self._settle(caller, None, opened, observation, _no_answer, **more)
+        return settled
+
     async def _settle(
-        self, caller: Caller, key: IdempotencyKey | None, opened: Opened, observation: Observation, render: Render
+        self,
+        caller: Caller,
+        key: IdempotencyKey | None,
+        opened: Opened,
+        observation: Observation,
+        render: Render,
+        **more: Any,
     ) -> tuple[Settled, Answer | None]:
         """Store what was observed, and the predicted answer with it. Repeats while the database is away."""
         payment, operation = opened.payment, opened.operation
@@ -645,10 +801,13 @@ class Payments:
             "payment_id": payment.payment_id,
             "operation_id": operation.operation_id,
             "lease_token": operation.lease_token,
-            "fact": observation.fact() | {"fact_id": clock.new_uuid()},
+            "fact": observation.fact() | {"fact_id": more.pop("fact_id", None) or clock.new_uuid()},
             "next_action": observation.next_action,
             "action_expires_at": action_expires_at,
             "sweep_at": recovery.next_look(operation, now),
+            "unwind_surplus": self._settings.payments.surplus == "return",
+            "unwind_at": recovery.unwind_again(operation, opened.operations, now),
+            **more,
         }
         answer = None
         if key is not None:
@@ -698,7 +857,7 @@ class Payments:
         operation, sending = opened.operation, opened.sending
         assert operation is not None
         assert sending is not None
-        observation = await self._look_up(caller.scope, operation, sending)
+        observation = await self.look_up(caller.scope, operation, sending)
         if observation.observed == "requires_action":
             psp = await self._psps.open(caller.scope, sending)
             amount = Money(operation.amount_minor, operation.currency)
@@ -760,7 +919,7 @@ class Payments:
             "actor_id": caller.actor_id,
             "key_id": caller.key_id,
             "request_id": caller.request_id,
-            "event_ids": [clock.new_uuid(), clock.new_uuid()],
+            "event_ids": [clock.new_uuid(), clock.new_uuid(), clock.new_uuid()],
         }
         if key is not None:
             lease = self._lease_fields(now)
@@ -796,13 +955,13 @@ class Payments:
             "key_hash": key.key_hash,
             "answer": {"status": answer.status, "body": answer.body.decode()},
         }
-        return msgspec.json.decode(await self._db.call("idempotency_finish", document), type=_Kept).answer()
+        return msgspec.json.decode(await self._db.call("idempotency_finish", document), type=Kept).answer()
 
     async def _kept(self, scope: Scope, key: IdempotencyKey) -> Answer | None:
         """The answer that this very request got before, if it did."""
         document = _place(scope) | {"key_hash": key.key_hash, "request_hash": key.request_hash}
         found = await self._db.call("idempotency_peek", document)
-        return None if found is None else msgspec.json.decode(found, type=_Kept).answer()
+        return None if found is None else msgspec.json.decode(found, type=Kept).answer()
 
     async def _find(self, scope: Scope, payment_id: UUID) -> Details:
         found = await self._db.call("payment_read", _place(scope) | {"payment_id": payment_id})
@@ -846,7 +1005,7 @@ def _predict(
     payment: Payment, operations: list[Operation], operation: Operation, observation: Observation, now: datetime
 ) -> tuple[Payment, list[Operation], Operation]:
     """What ``operation_settle`` will make of an observation: intent, operations and the operation itself."""
-    after = next_state(operation.state, OperationState(observation.observed))
+    after = next_state(operation.state, OperationState(observation.observed), kind=operation.kind)
     moved = after is not operation.state
     changed = msgspec.structs.replace(
         operation,
@@ -898,6 +1057,13 @@ def _payment_id(text: str) -> UUID:
         return ids.decode("pay", text)
     except ids.InvalidId:
         raise errors.PaymentNotFound from None
+
+
+def _operation_id(text: str) -> UUID:
+    try:
+        return ids.decode("op", text)
+    except ids.InvalidId:
+        raise errors.OperationNotFound from None
 
 
 def _refund_id(text: str) -> UUID:

@@ -44,12 +44,13 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         observed: the operation state it speaks for, or ``not_found`` (lookups only).
-        source: ``response``, ``lookup`` or ``system``.
+        source: ``response``, ``lookup``, ``webhook`` or ``system``.
         amount_minor, currency: what the PSP says it did.
         psp_ref: the PSP's id.
         code: normalised code or why the outcome is not known.
         raw_code, advice, network_code, message: the PSP's own words.
         network_transaction_id: for later merchant-initiated payments.
+        fee_minor: what the PSP keeps, in the operation's currency.
         next_action: what the payer must do.
         action_expires_at: until when.
         raw: the PSP's answer, card numbers masked, at most 16 KB.
@@ -66,6 +67,7 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     network_code: str | None = None
     message: str | None = None
     network_transaction_id: str | None = None
+    fee_minor: int | None = None
     next_action: dict[str, Any] | None = None
     action_expires_at: datetime | None = None
     raw: dict[str, Any] | None = None
@@ -97,7 +99,7 @@ async def observe(
         async with asyncio.timeout(timeout_s):
             outcome = await call
         # What an adapter fills in wrongly must be met here, not by the database after the money has moved.
-        observation = msgspec.convert(msgspec.structs.asdict(_read(outcome, asked, source)), Observation)
+        observation = msgspec.convert(msgspec.structs.asdict(read(outcome, asked, source)), Observation)
     except PspUnavailable as error:
         observation = _undecided("not_sent", "psp_unavailable", error, source)
     except PspMisconfigured as error:
@@ -117,7 +119,12 @@ async def observe(
     return observation
 
 
-def _read(outcome: Outcome | NotFound, asked: Money, source: str) -> Observation:
+def read(outcome: Outcome | NotFound, asked: Money, source: str) -> Observation:
+    """What an outcome says about an operation over ``asked``.
+
+    Raises:
+        OutcomeUnknown: it is none, or its reference cannot be kept.
+    """
     raw = _masked(outcome.raw)
     match outcome:
         case Approved():
@@ -133,6 +140,7 @@ def _read(outcome: Outcome | NotFound, asked: Money, source: str) -> Observation
                 if matches
                 else f"asked for {asked}, the PSP says {outcome.amount.amount_minor} {outcome.amount.currency}",
                 network_transaction_id=_text(outcome.network_transaction_id),
+                fee_minor=outcome.fee.amount_minor if outcome.fee and outcome.fee.currency == asked.currency else None,
                 raw=raw,
             )
         case Declined():

@@ -84,6 +84,7 @@ class Sending(msgspec.Struct, frozen=True, kw_only=True):
     config: str
     method: SendingMethod | None = None
     charge_ref: str | None = None
+    webhook_token: str | None = None
 
 
 class OpenPsp(msgspec.Struct, frozen=True):

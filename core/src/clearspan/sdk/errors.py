@@ -29,7 +29,7 @@ class PspMisconfigured(PspError):
 
 
 class WebhookRejected(PspError):
-    """A webhook's signature is missing, wrong, too old, from the future or another account's. Nothing of it is believed or kept."""
+    """A webhook's signature is missing, wrong, too old, from the future or another account's. Nothing of it is believed."""
 
 
 class VaultError(Exception):

@@ -311,6 +311,7 @@ class OperationNews(msgspec.Struct, frozen=True, kw_only=True, tag="operation"):
         amount: what it was for; ``None`` when the message does not say.
         capture: of charges: ``False`` for an authorisation; ``None`` when the message does not say.
         at: when the PSP did it, aware UTC, when it says so.
+        metadata: of charges: what was sent with the charge, as far as the message holds it.
     """
 
     kind: str
@@ -321,6 +322,7 @@ class OperationNews(msgspec.Struct, frozen=True, kw_only=True, tag="operation"):
     amount: Money | None = None
     capture: bool | None = None
     at: datetime | None = None
+    metadata: Mapping[str, str] = msgspec.field(default_factory=dict)
 
 
 class DisputeStatus(StrEnum):
@@ -459,6 +461,6 @@ class PspAdapter(Protocol):
         """
         ...
 
-    async def activity(self, since: datetime, until: datetime) -> Sequence[OperationNews]:
+    async def activity(self, since: datetime, until: datetime) -> Sequence[News]:
         """Everything the PSP did for this account in a span of time, oldest first; called when ``Lookup.by_time`` says so."""
         ...

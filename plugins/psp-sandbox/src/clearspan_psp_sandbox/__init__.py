@@ -6,7 +6,7 @@ Its interface, the source of every fact below, is described in ``clearspan_psp_s
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, ClassVar, TypeVar
 from urllib.parse import quote
 
@@ -69,6 +69,12 @@ class SandboxPsp:
         if not found:
             return sdk.NotFound(raw=answer)
         return self._outcome((live or found)[-1], request.operation_id, looked_up=True)
+
+    async def verify_webhook(self, delivery: sdk.WebhookDelivery) -> Sequence[sdk.WebhookEvent]:  # noqa: ARG002
+        raise sdk.WebhookRejected("the simulator sends no webhooks")
+
+    async def activity(self, since: datetime, until: datetime) -> Sequence[sdk.OperationNews]:  # noqa: ARG002
+        raise sdk.OutcomeUnknown("the simulator lists no activity")
 
     async def _follow_up(self, request: FollowUp, path: str, fields: dict[str, Any]) -> sdk.Outcome:
         body = {"reference": request.operation_id} | fields

@@ -25,6 +25,11 @@ DROP INDEX one_void_per_payment;
 CREATE UNIQUE INDEX one_void_per_charge ON operations (tenant_id, live, payment_id, parent_id)
     WHERE kind = 'void' AND state IN ('prepared', 'submitted', 'requires_action', 'pending', 'unknown', 'needs_review', 'succeeded');
 
+-- What a human must decide is still asked about once a day.
+DROP INDEX operations_due;
+CREATE INDEX operations_due ON operations (sweep_at)
+    WHERE sweep_at IS NOT NULL AND state IN ('prepared', 'submitted', 'requires_action', 'pending', 'unknown', 'needs_review');
+
 CREATE OR REPLACE FUNCTION operation_may_become(before text, after text) RETURNS boolean LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN
     CASE before
         WHEN 'prepared'        THEN after IN ('submitted', 'not_sent', 'unknown')

@@ -97,11 +97,12 @@ BEGIN
               AND key_hash = decode(p->>'key_hash', 'hex') AND request_hash = decode(p->>'request_hash', 'hex'));
 END $$;
 
--- The pure function of intent and operations (payments.models.derive is the same in Python).
+-- The pure function of intent, operations and disputes (payments.models.derive is the same in Python).
 CREATE OR REPLACE FUNCTION payment_derive_{{v}}(p payment_intents) RETURNS payment_intents LANGUAGE plpgsql STABLE AS $$
 DECLARE
     charge operations;
     s record;
+    d record;
 BEGIN
     -- The charge that counts: the live-or-succeeded one, else the newest.
     SELECT * INTO charge FROM operations o
@@ -109,33 +110,45 @@ BEGIN
     ORDER BY (o.state IN ('prepared', 'submitted', 'requires_action', 'pending', 'unknown', 'needs_review', 'succeeded')) DESC,
              o.created_at DESC, o.operation_id DESC
     LIMIT 1;
-    SELECT COALESCE(sum(amount_minor) FILTER (WHERE kind = 'capture' AND state = 'succeeded'), 0) AS captured,
-           COALESCE(bool_or(final) FILTER (WHERE kind = 'capture' AND state = 'succeeded'), false) AS final,
+    -- What was done to that charge; a void or refund of any other charge gives a surplus back. What took effect although it had been
+    -- given up counts as well, as far as there is room: the money is gone, whatever we believed.
+    SELECT COALESCE(sum(amount_minor) FILTER (WHERE kind = 'capture' AND state IN ('succeeded', 'surplus')), 0) AS captured,
+           COALESCE(bool_or(final) FILTER (WHERE kind = 'capture' AND state IN ('succeeded', 'surplus')), false) AS final,
            COALESCE(sum(amount_minor) FILTER (WHERE kind = 'capture' AND state IN
                ('prepared', 'submitted', 'requires_action', 'pending', 'unknown', 'needs_review')), 0) AS capture_pending,
-           COALESCE(sum(amount_minor) FILTER (WHERE kind = 'void' AND state = 'succeeded'), 0) AS voided,
-           COALESCE(sum(amount_minor) FILTER (WHERE kind = 'refund' AND state = 'succeeded'), 0) AS refunded,
-           COALESCE(sum(amount_minor) FILTER (WHERE kind = 'refund' AND state IN
+           COALESCE(sum(amount_minor) FILTER (WHERE kind = 'void' AND state IN ('succeeded', 'surplus') AND mine), 0) AS voided,
+           COALESCE(sum(amount_minor) FILTER (WHERE kind = 'refund' AND state IN ('succeeded', 'surplus') AND mine), 0) AS refunded,
+           COALESCE(sum(amount_minor) FILTER (WHERE kind = 'refund' AND mine AND state IN
                ('prepared', 'submitted', 'requires_action', 'pending', 'unknown', 'needs_review')), 0) AS refund_pending,
-           COALESCE(sum(amount_minor) FILTER (WHERE kind IN ('authorize', 'purchase') AND state = 'surplus'), 0) AS surplus
+           COALESCE(sum(amount_minor) FILTER (WHERE kind IN ('authorize', 'purchase') AND state = 'surplus'), 0)
+             - COALESCE(sum(amount_minor) FILTER (WHERE kind IN ('void', 'refund') AND state IN ('succeeded', 'surplus')
+                                                  AND NOT mine), 0) AS surplus
       INTO s
-      FROM operations o
-     WHERE o.tenant_id = p.tenant_id AND o.live = p.live AND o.payment_id = p.payment_id;
+      FROM (SELECT o.*, o.parent_id IS NOT DISTINCT FROM charge.operation_id AS mine FROM operations o
+            WHERE o.tenant_id = p.tenant_id AND o.live = p.live AND o.payment_id = p.payment_id) AS o;
+    SELECT COALESCE(sum(amount_minor) FILTER (WHERE status IN
+               ('needs_response', 'under_review', 'lost', 'accepted', 'expired', 'pre_arbitration')), 0) AS disputed,
+           COALESCE(sum(amount_minor) FILTER (WHERE status = 'returned'), 0) AS returned
+      INTO d
+      FROM disputes x WHERE x.tenant_id = p.tenant_id AND x.live = p.live AND x.payment_id = p.payment_id;
 
     p.charge_operation_id := charge.operation_id;
     p.psp_account_id := COALESCE(charge.psp_account_id, p.psp_account_id);
-    p.surplus_minor := s.surplus;
+    p.surplus_minor := greatest(s.surplus, 0);
     p.next_action := NULL;
     p.last_error := NULL;
     p.outcome := NULL;
     p.authorized_minor := CASE WHEN charge.state = 'succeeded' THEN charge.amount_minor ELSE 0 END;
     p.captured_minor := CASE WHEN charge.state = 'succeeded' AND charge.kind = 'purchase' THEN charge.amount_minor
-                             ELSE s.captured END;
-    p.capture_pending_minor := s.capture_pending;
-    p.voided_minor := CASE WHEN charge.state IS DISTINCT FROM 'succeeded' THEN 0
-                           WHEN s.final THEN p.authorized_minor - p.captured_minor ELSE s.voided END;
-    p.refunded_minor := s.refunded;
-    p.refund_pending_minor := s.refund_pending;
+                             ELSE least(s.captured, p.authorized_minor) END;
+    p.voided_minor := CASE WHEN s.final THEN p.authorized_minor - p.captured_minor
+                           ELSE least(s.voided, p.authorized_minor - p.captured_minor) END;
+    p.capture_pending_minor := least(s.capture_pending, p.authorized_minor - p.captured_minor - p.voided_minor);
+    p.refunded_minor := least(s.refunded, p.captured_minor);
+    p.refund_pending_minor := least(s.refund_pending, p.captured_minor - p.refunded_minor);
+    p.disputed_minor := d.disputed;
+    -- A bank may give back what was refunded already; no more than what was captured can be gone.
+    p.returned_minor := least(d.returned, p.captured_minor - p.refunded_minor - p.refund_pending_minor);
 
     p.status := CASE
         WHEN charge.state = 'succeeded' THEN CASE
@@ -145,7 +158,7 @@ BEGIN
             ELSE 'requires_capture' END
         WHEN charge.state = 'requires_action' THEN 'requires_action'
         WHEN charge.state IN ('prepared', 'submitted', 'pending', 'unknown', 'needs_review') THEN 'processing'
-        WHEN p.canceled_at IS NOT NULL THEN 'canceled'
+        WHEN p.canceled_at IS NOT NULL OR p.cancel_requested_at IS NOT NULL THEN 'canceled'
         WHEN p.expired_at IS NOT NULL THEN 'expired'
         WHEN charge.state IN ('declined', 'expired', 'surplus') OR p.payment_method_id IS NULL THEN 'requires_payment_method'
         ELSE 'requires_confirmation' END;
@@ -162,6 +175,22 @@ BEGIN
     RETURN p;
 END $$;
 
+-- Whether a charge must be given back: one that arrived although it had been given up (unless surplus is held for a human), and one
+-- whose cancellation was asked for while its outcome was open. Not while a try is under way; payments.recovery.unwinding names it.
+CREATE OR REPLACE FUNCTION payment_unwinds_{{v}}(p payment_intents, with_surplus boolean) RETURNS boolean LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    IF NOT (with_surplus AND p.surplus_minor > 0)
+       AND NOT (p.cancel_requested_at IS NOT NULL AND (p.status = 'requires_action' OR (p.status IN
+           ('requires_capture', 'succeeded', 'partially_captured') AND p.refunded_minor + p.refund_pending_minor + p.returned_minor
+            < p.authorized_minor - p.voided_minor))) THEN
+        RETURN false;
+    END IF;
+    RETURN NOT EXISTS (
+        SELECT FROM operations o WHERE o.tenant_id = p.tenant_id AND o.live = p.live AND o.payment_id = p.payment_id
+        AND o.kind IN ('void', 'refund') AND o.routing->>'rule' = 'unwind'
+        AND o.state IN ('prepared', 'submitted', 'requires_action', 'pending', 'unknown', 'needs_review'));
+END $$;
+
 -- Write the derived part of an intent back, with its sequence grown by one.
 CREATE OR REPLACE FUNCTION payment_store_{{v}}(p payment_intents, moment timestamptz) RETURNS payment_intents LANGUAGE plpgsql AS $$
 BEGIN
@@ -173,7 +202,9 @@ BEGIN
         authorized_minor = p.authorized_minor, captured_minor = p.captured_minor,
         capture_pending_minor = p.capture_pending_minor, voided_minor = p.voided_minor, refunded_minor = p.refunded_minor,
         refund_pending_minor = p.refund_pending_minor, surplus_minor = p.surplus_minor,
-        canceled_at = p.canceled_at, cancellation_reason = p.cancellation_reason, expired_at = p.expired_at
+        canceled_at = p.canceled_at, cancellation_reason = p.cancellation_reason, expired_at = p.expired_at,
+        disputed_minor = p.disputed_minor, returned_minor = p.returned_minor, cancel_requested_at = p.cancel_requested_at,
+        cancel_request_reason = p.cancel_request_reason, unwind_at = p.unwind_at
     WHERE tenant_id = p.tenant_id AND live = p.live AND payment_id = p.payment_id
     RETURNING * INTO p;
     RETURN p;
@@ -218,6 +249,7 @@ BEGIN
      WHERE m.tenant_id = o.tenant_id AND m.live = o.live AND m.payment_method_id = o.payment_method_id;
     RETURN jsonb_build_object('account_id', account.psp_account_id, 'psp', account.psp, 'account', account.name,
         'config_version', account.config_version, 'config', encode(account.config, 'base64'), 'method', method,
+        'webhook_token', account.webhook_token,
         'charge_ref', (SELECT c.psp_ref FROM operations c WHERE c.tenant_id = o.tenant_id AND c.live = o.live
                        AND c.operation_id = o.parent_id));
 END $$;
@@ -308,7 +340,8 @@ BEGIN
 END $$;
 
 -- p->'operation': {want: charge|capture|void|refund, amount_minor|null, ...}. For a charge the caller chose the account; the
--- others go to the account of the charge. p->'expected' names what the caller decided on: {charge_account}.
+-- others go to the account of the charge. With `unwinds` the gateway itself gives that charge back (nothing_to_unwind when another
+-- process was faster).
 CREATE OR REPLACE FUNCTION operation_open_{{v}}(p jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE
     tenant uuid := (p->>'tenant_id')::uuid;
@@ -338,14 +371,36 @@ BEGIN
     before := pay.status;
     detail := jsonb_build_object('payment_status', pay.status);
     SELECT * INTO charge FROM operations o
-    WHERE o.tenant_id = tenant AND o.live = is_live AND o.operation_id = pay.charge_operation_id;
-    IF pay.outcome = 'unknown' THEN
+    WHERE o.tenant_id = tenant AND o.live = is_live
+      AND o.operation_id = COALESCE((p->'operation'->>'unwinds')::uuid, pay.charge_operation_id);
+    IF p->'operation' ? 'unwinds' THEN
+        IF charge.state NOT IN ('surplus', 'succeeded', 'requires_action') OR NOT payment_unwinds_{{v}}(pay, true)
+           OR (charge.state <> 'surplus' AND pay.cancel_requested_at IS NULL) THEN
+            PERFORM refuse_{{v}}('nothing_to_unwind');
+        END IF;
+        left_minor := CASE
+            WHEN charge.state = 'surplus' THEN charge.amount_minor - (
+                SELECT COALESCE(sum(o.amount_minor), 0) FROM operations o WHERE o.tenant_id = tenant AND o.live = is_live
+                AND o.payment_id = pay.payment_id AND o.parent_id = charge.operation_id AND o.kind IN ('void', 'refund')
+                AND o.state IN ('succeeded', 'surplus'))
+            WHEN charge.state = 'requires_action' THEN pay.amount_minor
+            WHEN want = 'void' THEN pay.authorized_minor - pay.captured_minor - pay.capture_pending_minor - pay.voided_minor
+            ELSE pay.captured_minor - pay.refunded_minor - pay.refund_pending_minor - pay.returned_minor END;
+        IF left_minor <= 0 THEN
+            PERFORM refuse_{{v}}('nothing_to_unwind');
+        END IF;
+        p := jsonb_set(p, '{operation,psp_account_id}', to_jsonb(charge.psp_account_id));
+        op := operation_insert_{{v}}(p, pay, want, left_minor, charge.operation_id);
+        pay.unwind_at := NULL;
+    ELSIF pay.outcome = 'unknown' THEN
         PERFORM refuse_{{v}}('operation_outcome_unknown', detail);
     ELSIF pay.status = 'processing' THEN
         PERFORM refuse_{{v}}('payment_in_progress', detail);
     END IF;
 
-    IF want = 'charge' THEN
+    IF p->'operation' ? 'unwinds' THEN
+        NULL; -- inserted above
+    ELSIF want = 'charge' THEN
         IF pay.status NOT IN ('requires_payment_method', 'requires_confirmation') THEN
             PERFORM refuse_{{v}}('payment_not_confirmable', detail);
         END IF;
@@ -373,7 +428,8 @@ BEGIN
             PERFORM refuse_{{v}}(CASE want WHEN 'capture' THEN 'payment_not_capturable' WHEN 'void' THEN 'payment_not_cancelable'
                                  ELSE 'payment_not_refundable' END, detail);
         ELSIF want = 'refund' THEN
-            left_minor := pay.captured_minor - pay.refunded_minor - pay.refund_pending_minor - pay.returned_minor;
+            left_minor := greatest(0, pay.captured_minor - pay.refunded_minor - pay.refund_pending_minor - pay.returned_minor
+                                      - pay.disputed_minor);
             IF pay.captured_minor = 0 THEN
                 PERFORM refuse_{{v}}('payment_not_refundable', detail);
             END IF;
@@ -456,7 +512,8 @@ END $$;
 
 -- Store one observation and everything that follows from it. p->'fact' is the observation; p->'lease_token' fences: a late
 -- writer may add what the PSP said, but not that nothing was sent or that it does not know. p->'answer' is what the caller
--- predicts to answer; it is kept under the key if the prediction holds.
+-- predicts to answer; it is kept under the key if the prediction holds. p->'note_only' stores the fact without any effect: what is older
+-- than what we know, or what was looked up before it is believed. p->'psp_sequence' is the PSP's own order: a lower one has no effect.
 CREATE OR REPLACE FUNCTION operation_settle_{{v}}(p jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE
     tenant uuid := (p->>'tenant_id')::uuid;
@@ -470,6 +527,10 @@ DECLARE
     after text;
     before text;
     before_op text;
+    before_pay payment_intents;
+    parent_state text;
+    fee_before bigint;
+    seen_sequence bigint;
     kept boolean := false;
 BEGIN
     PERFORM set_config('app.tenant', p->>'tenant_id', true), set_config('app.live', p->>'live', true);
@@ -486,6 +547,9 @@ BEGIN
     END IF;
     before := pay.status;
     before_op := op.state;
+    before_pay := pay;
+    fee_before := op.fee_minor;
+    seen_sequence := op.psp_sequence;
 
     -- A reference that belongs to another operation of this account proves nothing about this one.
     IF f->>'psp_ref' IS NOT NULL AND EXISTS (
@@ -506,9 +570,12 @@ BEGIN
             decode(f->>'payload_hash', 'hex'), moment);
 
     after := CASE
+        WHEN (p->>'note_only')::boolean OR (p->>'psp_sequence')::bigint <= op.psp_sequence THEN op.state
         WHEN observed IN ('unknown', 'not_sent') AND op.lease_token IS DISTINCT FROM (p->>'lease_token')::uuid THEN op.state
         WHEN observed = op.state THEN op.state
-        WHEN observed = 'succeeded' AND op.state IN ('declined', 'expired', 'not_charged', 'not_sent') THEN 'surplus'
+        WHEN observed = 'succeeded' AND op.state IN ('declined', 'expired', 'not_charged', 'not_sent')
+             THEN 'surplus'
+        WHEN observed = 'declined' AND op.state = 'succeeded' AND op.kind = 'refund' AND f->>'source' <> 'response' THEN 'reversed'
         WHEN operation_may_become(op.state, observed) THEN observed
         ELSE op.state END;
     UPDATE operations SET
@@ -524,23 +591,29 @@ BEGIN
         action_expires_at = CASE WHEN after = 'requires_action'
                                  THEN COALESCE((p->>'action_expires_at')::timestamptz, action_expires_at) END,
         lease_until = CASE WHEN op.lease_token IS NOT DISTINCT FROM (p->>'lease_token')::uuid THEN NULL ELSE lease_until END,
-        sweep_at = CASE WHEN after IN ('pending', 'unknown') THEN (p->>'sweep_at')::timestamptz
+        sweep_at = CASE WHEN after IN ('pending', 'unknown', 'needs_review') THEN COALESCE((p->>'sweep_at')::timestamptz, sweep_at)
                         -- Somebody else looks already, and knows better when to look again.
                         WHEN after = 'submitted' THEN sweep_at
                         WHEN after = 'requires_action' THEN COALESCE((p->>'action_expires_at')::timestamptz, action_expires_at)
                    END,
-        decided_at = CASE WHEN after IN ('succeeded', 'declined', 'expired', 'not_charged', 'not_sent', 'surplus')
+        decided_at = CASE WHEN after IN ('succeeded', 'declined', 'expired', 'not_charged', 'not_sent', 'surplus', 'reversed')
                           THEN COALESCE(decided_at, moment) END,
+        fee_minor = CASE WHEN after IN ('succeeded', 'surplus') THEN COALESCE((f->>'fee_minor')::bigint, fee_minor) ELSE fee_minor END,
+        psp_sequence = greatest(psp_sequence, (p->>'psp_sequence')::bigint),
         updated_at = moment
     WHERE tenant_id = tenant AND live = is_live AND operation_id = op.operation_id RETURNING * INTO op;
 
     -- A void that took effect on a charge which waited for the payer ends that charge.
-    IF op.kind = 'void' AND after = 'succeeded' AND before_op <> 'succeeded' THEN
+    IF op.kind = 'void' THEN
+        SELECT o.state INTO parent_state FROM operations o
+        WHERE o.tenant_id = tenant AND o.live = is_live AND o.operation_id = op.parent_id;
+    END IF;
+    IF op.kind = 'void' AND after = 'succeeded' AND before_op <> 'succeeded' AND parent_state <> 'surplus' THEN
         UPDATE operations SET state = 'expired', code = 'canceled', next_action = NULL, sweep_at = NULL, lease_until = NULL,
             decided_at = moment, updated_at = moment
         WHERE tenant_id = tenant AND live = is_live AND operation_id = op.parent_id AND state IN ('requires_action', 'pending');
         pay.canceled_at := moment;
-        pay.cancellation_reason := op.reason;
+        pay.cancellation_reason := COALESCE(pay.cancel_request_reason, op.reason);
     END IF;
     IF f->>'network_transaction_id' IS NOT NULL THEN
         UPDATE payment_methods SET network_transaction_id = f->>'network_transaction_id', updated_at = moment,
@@ -551,13 +624,19 @@ BEGIN
 
     IF after <> before_op THEN
         pay := payment_derive_{{v}}(pay);
+        IF payment_unwinds_{{v}}(pay, COALESCE((p->>'unwind_surplus')::boolean, true)) THEN
+            pay.unwind_at := COALESCE((p->>'unwind_at')::timestamptz, moment);
+        ELSE
+            pay.unwind_at := NULL;
+        END IF;
         pay := payment_store_{{v}}(pay, moment);
+        PERFORM ledger_post_{{v}}(p, before_pay, pay, op, fee_before);
         PERFORM journal_write_{{v}}(p, (p->'event_ids'->>0)::uuid, CASE op.kind
                 WHEN 'refund' THEN 'refund.' || CASE after WHEN 'declined' THEN 'failed' ELSE after END
                 WHEN 'capture' THEN 'payment.' || CASE after WHEN 'succeeded' THEN 'captured' WHEN 'declined'
                     THEN 'capture_failed' ELSE 'capture_' || after END
-                WHEN 'void' THEN 'payment.' || CASE after WHEN 'succeeded' THEN CASE pay.status WHEN 'canceled' THEN 'canceled'
-                    ELSE 'voided' END WHEN 'declined' THEN 'void_failed' ELSE 'void_' || after END
+                WHEN 'void' THEN 'payment.' || CASE after WHEN 'succeeded' THEN CASE WHEN parent_state = 'surplus'
+                    THEN 'surplus_returned' WHEN pay.status = 'canceled' THEN 'canceled' ELSE 'voided' END WHEN 'declined' THEN 'void_failed' ELSE 'void_' || after END
                 ELSE 'payment.' || CASE after WHEN 'succeeded' THEN CASE op.kind WHEN 'authorize' THEN 'authorized'
                     ELSE 'succeeded' END WHEN 'expired' THEN 'action_expired' ELSE after END END,
             CASE WHEN op.kind = 'refund' THEN 'refund' ELSE 'payment' END,
@@ -566,9 +645,13 @@ BEGIN
                 'operation_before', before_op, 'operation_after', after, 'status_before', before, 'status', pay.status,
                 'amount_minor', op.amount_minor, 'currency', op.currency, 'code', op.code, 'raw_code', op.raw_code,
                 'source', f->>'source', 'psp_account_id', op.psp_account_id)));
+    ELSIF op.fee_minor IS DISTINCT FROM fee_before THEN
+        PERFORM ledger_post_{{v}}(p, before_pay, pay, op, fee_before);
     END IF;
-    IF (observed = 'declined' AND before_op = 'succeeded') OR f->>'code' IN ('psp_reference_reused', 'psp_reference_changed',
-            'amount_mismatch') OR (after = 'surplus' AND before_op <> 'surplus') THEN
+    IF (observed = 'declined' AND before_op = 'succeeded' AND after = 'succeeded'
+            AND COALESCE((p->>'psp_sequence')::bigint > seen_sequence, true)) OR f->>'code' IN ('psp_reference_reused', 'psp_reference_changed',
+            'amount_mismatch') OR (after = 'surplus' AND before_op <> 'surplus')
+       OR (after = 'declined' AND before_op <> 'declined' AND op.routing->>'rule' = 'unwind') THEN
         PERFORM journal_write_{{v}}(p, (p->'event_ids'->>1)::uuid, 'incident.opened', 'payment', pay.payment_id, pay.sequence,
             pay.customer_id, jsonb_strip_nulls(jsonb_build_object('operation_id', op.operation_id, 'state', after,
             'observed', observed, 'code', f->>'code')));
@@ -581,12 +664,14 @@ BEGIN
     RETURN jsonb_build_object('payment', to_jsonb(pay), 'operation', to_jsonb(op), 'kept', kept);
 END $$;
 
--- Cancel (want = cancel) or expire (want = expire) an intent that has no live charge at a PSP; otherwise payment_has_charge.
+-- Cancel (want = cancel) or expire (want = expire) an intent that has no live charge at a PSP; otherwise payment_has_charge. A
+-- cancellation of a charge whose outcome is open is noted (`requested`) and carried out as soon as the outcome is known.
 CREATE OR REPLACE FUNCTION payment_close_{{v}}(p jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE
     moment timestamptz := (p->>'now')::timestamptz;
     claim jsonb;
     pay payment_intents;
+    charge operations;
     before text;
 BEGIN
     PERFORM enter_{{v}}(p);
@@ -599,6 +684,22 @@ BEGIN
     FOR UPDATE;
     IF pay.payment_id IS NULL THEN
         PERFORM refuse_{{v}}('payment_not_found');
+    END IF;
+    IF p->>'want' = 'cancel' AND pay.status = 'processing' THEN
+        SELECT * INTO charge FROM operations o
+        WHERE o.tenant_id = pay.tenant_id AND o.live = pay.live AND o.operation_id = pay.charge_operation_id;
+        IF charge.state NOT IN ('unknown', 'needs_review', 'pending') AND charge.lease_until > moment THEN
+            PERFORM refuse_{{v}}('payment_in_progress', jsonb_build_object('payment_status', pay.status));
+        END IF;
+        IF pay.cancel_requested_at IS NULL THEN
+            pay.cancel_requested_at := moment;
+            pay.cancel_request_reason := p->>'reason';
+            pay := payment_store_{{v}}(pay, moment);
+            PERFORM journal_write_{{v}}(p, (p->'event_ids'->>0)::uuid, 'payment.cancel_requested', 'payment', pay.payment_id,
+                pay.sequence, pay.customer_id, jsonb_build_object('status', pay.status, 'operation_id', charge.operation_id,
+                'amount_minor', pay.amount_minor, 'currency', pay.currency));
+        END IF;
+        RETURN jsonb_build_object('payment', to_jsonb(pay), 'operations', operations_of_{{v}}(pay));
     END IF;
     IF claim IS NULL OR pay.status NOT IN ('canceled', 'expired') THEN
         IF pay.status NOT IN ('requires_payment_method', 'requires_confirmation')

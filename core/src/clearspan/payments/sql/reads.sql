@@ -87,3 +87,18 @@ BEGIN
                OR (o.created_at, o.operation_id) < ((p->>'after_at')::timestamptz, (p->>'after_id')::uuid))
         ORDER BY o.created_at DESC, o.operation_id DESC LIMIT (p->>'limit')::integer) AS r);
 END $$;
+
+-- Disputes: by id, or a page of them, newest first, optionally of one payment or in one state.
+CREATE OR REPLACE FUNCTION dispute_list_{{v}}(p jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM set_config('app.tenant', p->>'tenant_id', true), set_config('app.live', p->>'live', true);
+    RETURN (SELECT COALESCE(jsonb_agg(to_jsonb(r)), '[]') FROM (
+        SELECT d.* FROM disputes d
+        WHERE d.tenant_id = (p->>'tenant_id')::uuid AND d.live = (p->>'live')::boolean
+          AND (p->>'payment_id' IS NULL OR d.payment_id = (p->>'payment_id')::uuid)
+          AND (p->>'status' IS NULL OR d.status = p->>'status')
+          AND (p->'ids' IS NULL OR d.dispute_id IN (SELECT value::uuid FROM jsonb_array_elements_text(p->'ids')))
+          AND (p->>'after_id' IS NULL
+               OR (d.opened_at, d.dispute_id) < ((p->>'after_at')::timestamptz, (p->>'after_id')::uuid))
+        ORDER BY d.opened_at DESC, d.dispute_id DESC LIMIT (p->>'limit')::integer) AS r);
+END $$;

@@ -19,7 +19,7 @@ BEGIN
     FOR op IN
         SELECT * FROM operations o
         WHERE o.tenant_id = tenant AND o.live = is_live AND o.sweep_at <= moment
-          AND o.state IN ('prepared', 'submitted', 'requires_action', 'pending', 'unknown')
+          AND o.state IN ('prepared', 'submitted', 'requires_action', 'pending', 'unknown', 'needs_review')
           AND (o.lease_until IS NULL OR o.lease_until <= moment)
         ORDER BY o.sweep_at LIMIT (p->>'most')::integer FOR UPDATE SKIP LOCKED
     LOOP

@@ -15,7 +15,8 @@ BEGIN
         UNION ALL
         SELECT tenant_id, live, 'recover_operations', count(*) FROM (
             SELECT tenant_id, live FROM operations
-            WHERE sweep_at <= moment AND state IN ('prepared', 'submitted', 'requires_action', 'pending', 'unknown')
+            WHERE sweep_at <= moment
+              AND state IN ('prepared', 'submitted', 'requires_action', 'pending', 'unknown', 'needs_review')
             ORDER BY sweep_at LIMIT most) AS open_outcomes
         GROUP BY tenant_id, live
         UNION ALL
