@@ -1,12 +1,14 @@
-"""A merchant's server that takes webhooks, well or badly: ``python -m tests.consumer`` prints its port and serves until killed.
+"""A merchant's server that takes webhooks, well or badly: ``python -m tests.consumer`` prints its port and serves until
+killed.
 
-``POST /hook/<name>`` is the webhook; what it does comes from the plan of that name, one behaviour per request, the last one for
-ever: a status, a status with a ``Retry-After``, or ``slow``, ``hang``, ``garbage``, ``lies`` (a length it does not keep),
-``endless`` (an answer that never ends), ``silent`` (closes without an answer), ``card`` (500 with a card number).
-``PUT /plan/<name>`` sets it, ``GET /received/<name>`` tells what came.
+``POST /hook/<name>`` is the webhook; what it does comes from the plan of that name, one behaviour per request, the
+last one for ever: a status, a status with a ``Retry-After``, or ``held`` (200 after ``PUT /release/all``), ``hang``,
+``garbage``, ``lies`` (a length it does not keep), ``endless`` (an answer that never ends), ``silent`` (closes without
+an answer), ``card`` (500 with a card number). ``PUT /plan/<name>`` sets it, ``GET /received/<name>`` tells what came.
 
-``books`` is a merchant who keeps a copy of our objects and has a bad day: every second request fails, at random, half of those
-after the event was taken in. Events it has seen it drops, and those older than its copy. ``GET /books/<name>`` is the copy.
+``books`` is a merchant who keeps a copy of our objects and has a bad day: every second request fails, at random, half
+of those after the event was taken in. Events it has seen it drops, and those older than its copy. ``GET
+/books/<name>`` is the copy.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import random
 import sys
 from typing import Any
 
-SLOW_S = 0.5
+released = asyncio.Event()
 plans: dict[str, list[Any]] = {}
 received: dict[str, list[dict[str, Any]]] = {}
 books: dict[str, Books] = {}
@@ -67,8 +69,8 @@ async def behave(how: Any, writer: asyncio.StreamWriter) -> None:
             writer.write(answer(how, f'{{"you said": {how}}}'.encode(), more))
         case [int(), int() | str() as after]:
             writer.write(answer(how[0], b"later", f"Retry-After: {after}\r\n"))
-        case "slow":
-            await asyncio.sleep(SLOW_S)
+        case "held":
+            await released.wait()
             writer.write(answer(200))
         case "hang":
             await asyncio.sleep(3600)
@@ -104,7 +106,10 @@ async def one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> boo
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:] if line)}
     body = await reader.readexactly(int(headers.get("content-length", 0)))
     _, kind, name = path.split("/")
-    if method == "PUT":
+    if kind == "release":
+        released.set()
+        writer.write(answer(200))
+    elif method == "PUT":
         plans[name] = json.loads(body)
         writer.write(answer(200))
     elif kind == "received":

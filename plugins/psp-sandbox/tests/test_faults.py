@@ -269,7 +269,7 @@ MALFORMED = TABLE["F7"].options["kind"]
 assert isinstance(MALFORMED, tuple)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in MALFORMED if kind != "duplicate_keys"])
+@pytest.mark.parametrize("kind", MALFORMED)
 async def test_f7_a_malformed_answer_is_unknown(world: World, kind: str) -> None:
     request = world.request(fault=f"F7 kind={kind}")
     await unknown(world, request)
@@ -277,16 +277,6 @@ async def test_f7_a_malformed_answer_is_unknown(world: World, kind: str) -> None
     await world.script("F7", verb="lookup", options={"kind": kind})
     with pytest.raises(OutcomeUnknown):
         await world.psp.retrieve(lookup(request))
-
-
-async def test_f7_of_a_key_that_stands_twice_the_last_value_counts_and_the_core_sees_another_amount(
-    world: World,
-) -> None:
-    request = world.request(fault="F7 kind=duplicate_keys")
-    outcome = await world.psp.create_intent(request)
-    assert isinstance(outcome, Approved)
-    assert outcome.amount == Money(1, "EUR") != request.amount
-    await booked_once_under_its_key(world, request)
 
 
 @pytest.mark.parametrize("kind", ["reference", "object", "account"])

@@ -103,6 +103,9 @@ async def test_any_history_leaves_the_same_payment_in_sql_and_in_the_model(
         money.check_amounts(after.payment)
         if unwinding(after.payment, after.operations) is not None and not unwinding_under_way(after.operations):
             assert after.payment.unwind_at is not None, "what must be given back is due"
+        plan = unwinding(after.payment, after.operations)
+        of_surplus = plan is not None and plan.because == "surplus"
+        assert of_surplus <= (after.payment.surplus_minor > 0) <= (plan is not None), "they agree on what is left"
 
 
 def unwinding_under_way(operations: list[Operation]) -> bool:

@@ -143,6 +143,23 @@ async def test_a_late_approval_is_a_surplus_with_an_incident_and_is_given_back(
     assert "payment.surplus" in types
 
 
+async def test_a_late_approval_of_the_only_charge_is_given_back_and_nothing_is_left_to_do(
+    theatre: Shop, puppet: Puppet, recover: Recovery
+) -> None:
+    payment = await given_up(theatre, puppet)
+    puppet.does = approve
+    detailed = await theatre.get(payment)
+    account = (await theatre.http.get("/v1/psp-accounts")).json()["data"][0]["id"]
+    await recover.hear(account, approval(payment, detailed))
+    assert (await theatre.get(payment))["amounts"]["surplus_minor"] == payment["amount_minor"]
+    assert await recover.unwind() == 1
+    with later(days=2):
+        assert await recover.unwind() == 0
+    after = await theatre.get(payment)
+    assert (after["status"], after["amounts"]["surplus_minor"]) == ("requires_payment_method", 0)
+    assert [one["state"] for one in after["operations"]] == ["surplus", "succeeded"]
+
+
 async def test_a_refused_unwinding_is_tried_again_later_with_an_incident_each_time(
     theatre: Shop, puppet: Puppet, recover: Recovery
 ) -> None:

@@ -45,6 +45,10 @@ class Consumer:
         assert (await self._http.put(f"{self.url}/plan/{name}", json=list(behaviours))).status_code == 200
         return f"{self.url}/hook/{name}"
 
+    async def release(self) -> None:
+        """Answer those who are held."""
+        assert (await self._http.put(f"{self.url}/release/all")).status_code == 200
+
     async def received(self, name: str) -> list[Json]:
         """What came, in order."""
         found: list[Json] = (await self._http.get(f"{self.url}/received/{name}")).json()

@@ -300,9 +300,9 @@ async def test_a_slow_consumer_holds_up_nobody_else(
 async def test_a_lease_that_ran_out_is_taken_over_and_the_late_one_changes_nothing(
     new_hook: NewHook, happen: Happen, new_works: NewWorks, merchant: Merchant
 ) -> None:
-    late = await new_works(timeout_s=0.3, lease_margin_s=-0.3, endpoint_concurrency=1)
+    late = await new_works(timeout_s=20.0, lease_margin_s=-20.0, endpoint_concurrency=1)
     works = await new_works()
-    hook = await new_hook("slow", 200)
+    hook = await new_hook("held", 500)
     event = await happen(merchant.caller)
 
     async def begun() -> bool | None:
@@ -312,9 +312,13 @@ async def test_a_lease_that_ran_out_is_taken_over_and_the_late_one_changes_nothi
     await until(begun)
     await works.run()
     assert await hook.ids() == [event] * 2
+    taken_over = await hook.log()
+    await hook.consumer.release()
     await asyncio.gather(*late.dispatcher._tasks)
-    (delivery,) = await hook.log()
-    assert (delivery["state"], delivery["attempts"], delivery["last_status"]) == ("delivered", 1, 200)
+    assert (await hook.received())[0]["open"] is False
+    assert await hook.log() == taken_over
+    (delivery,) = taken_over
+    assert (delivery["state"], delivery["attempts"], delivery["last_status"]) == ("pending", 1, 500)
 
 
 async def test_a_consumer_that_moves_inside_is_not_followed(

@@ -176,7 +176,7 @@ def _write_cursor(position: Position) -> str:
 def _read_cursor(cursor: str) -> Position:
     try:
         epoch, xid, seq = msgspec.json.decode(
-            base64.b64decode(cursor.encode() + b"==", altchars=b"-_", validate=True), type=_Place
+            base64.b64decode(cursor.encode() + b"=" * (-len(cursor) % 4), altchars=b"-_", validate=True), type=_Place
         )
     except (binascii.Error, ValueError, msgspec.DecodeError):
         message = "This is no cursor of a list: take next_cursor from the page before, unchanged."

@@ -220,7 +220,8 @@ def derive(payment: Payment, operations: Sequence[Operation], disputes: Sequence
     charge = charges[-1] if charges else None
     state = charge.state if charge else None
     succeeded = charge is not None and state is S.SUCCEEDED
-    counted = charge.operation_id if charge else None
+    # What is done to a surplus gives it back, also when it is the only charge there is.
+    counted = charge.operation_id if charge and state is not S.SURPLUS else None
 
     def total(kind: str, states: frozenset[S], *, others: bool = False) -> int:
         return sum(

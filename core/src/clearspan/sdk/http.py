@@ -5,6 +5,7 @@ httpx is the only HTTP client a plugin sees; the core builds it (pool per PSP ac
 
 from __future__ import annotations
 
+import json
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -27,6 +28,18 @@ class Answer(msgspec.Struct, frozen=True):
 
     status: int
     body: dict[str, Any]
+
+
+def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; one that names a key twice says two things at once."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key stands twice")
+    return found
+
+
+def _not_json(word: str) -> Any:
+    raise ValueError(f"{word} is no number")
 
 
 async def send(http: httpx.AsyncClient, request: httpx.Request) -> Answer:
@@ -58,9 +71,9 @@ async def send(http: httpx.AsyncClient, request: httpx.Request) -> Answer:
             f"sent, the PSP answered {response.status_code}", retry_after_s=retry_after_s(response.headers)
         )
     try:
-        decoded = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise OutcomeUnknown("sent, the answer is not JSON") from error
+        decoded = json.loads(body.decode(), object_pairs_hook=_unambiguous, parse_constant=_not_json)
+    except (ValueError, RecursionError) as error:
+        raise OutcomeUnknown(f"sent, the answer is not JSON: {type(error).__name__}") from error
     if not isinstance(decoded, dict):
         raise OutcomeUnknown("sent, the answer is not a JSON object")
     return Answer(response.status_code, decoded)

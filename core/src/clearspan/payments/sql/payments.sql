@@ -124,7 +124,8 @@ BEGIN
              - COALESCE(sum(amount_minor) FILTER (WHERE kind IN ('void', 'refund') AND state IN ('succeeded', 'surplus')
                                                   AND NOT mine), 0) AS surplus
       INTO s
-      FROM (SELECT o.*, o.parent_id IS NOT DISTINCT FROM charge.operation_id AS mine FROM operations o
+      FROM (SELECT o.*, o.parent_id IS NOT DISTINCT FROM charge.operation_id AND charge.state IS DISTINCT FROM 'surplus' AS mine
+            FROM operations o
             WHERE o.tenant_id = p.tenant_id AND o.live = p.live AND o.payment_id = p.payment_id) AS o;
     SELECT COALESCE(sum(amount_minor) FILTER (WHERE status IN
                ('needs_response', 'under_review', 'lost', 'accepted', 'expired', 'pre_arbitration')), 0) AS disputed,
