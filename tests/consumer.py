@@ -2,8 +2,8 @@
 
 ``POST /hook/<name>`` is the webhook; what it does comes from the plan of that name, one behaviour per request, the last one for
 ever: a status, a status with a ``Retry-After``, or ``held`` (200 after ``PUT /release/all``), ``hang``, ``garbage``, ``lies`` (a
-length it does not keep), ``endless`` (an answer that never ends), ``silent`` (closes without an answer), ``card`` (500 with a card
-number). ``PUT /plan/<name>`` sets it, ``GET /received/<name>`` tells what came.
+length it does not keep), ``endless`` (an answer that never ends), ``silent`` (closes without an answer), ``card`` (500 with a
+card number). ``PUT /plan/<name>`` sets it, ``GET /received/<name>`` tells what came.
 
 ``books`` is a merchant who keeps a copy of our objects and has a bad day: every second request fails, at random, half of those
 after the event was taken in. Events it has seen it drops, and those older than its copy. ``GET /books/<name>`` is the copy.
