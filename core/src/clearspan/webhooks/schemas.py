@@ -36,7 +36,9 @@ Patterns = Annotated[
     ),
 ]
 # PostgreSQL stores every character but NUL.
-Description = Annotated[str, Meta(max_length=500, pattern=r"^[^\x00]*$", description="For people.")]
+Description = Annotated[
+    str, Meta(max_length=500, pattern=r"^[^\x00]*$", description="For people.", examples=["web shop"])
+]
 Moment = Annotated[datetime, Meta(tz=True, examples=["2030-01-01T00:00:00Z"])]
 
 
@@ -47,7 +49,9 @@ class EndpointCreate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     events: Patterns
     description: Description | None = None
     status: Literal["enabled", "disabled"] = "enabled"
-    api_version: Annotated[Literal["v1"], Meta(description="The shape of events this endpoint gets.")] = "v1"
+    api_version: Annotated[
+        Literal["v1"], Meta(description="The shape of events this endpoint gets.", examples=["v1"])
+    ] = "v1"
 
 
 class EndpointUpdate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -56,15 +60,16 @@ class EndpointUpdate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     url: Url | UnsetType = UNSET
     events: Patterns | UnsetType = UNSET
     description: Description | UnsetType | None = UNSET
-    status: Literal["enabled", "disabled"] | UnsetType = UNSET
-    api_version: Literal["v1"] | UnsetType = UNSET
+    status: Annotated[Literal["enabled", "disabled"], Meta(examples=["disabled"])] | UnsetType = UNSET
+    api_version: Annotated[Literal["v1"], Meta(examples=["v1"])] | UnsetType = UNSET
 
 
 class SecretRotate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Ask for a new secret."""
 
     overlap_h: Annotated[
-        int, Meta(ge=0, le=168, description="Hours in which the old secret signs too. 0 ends it at once.")
+        int,
+        Meta(ge=0, le=168, description="Hours in which the old secret signs too. 0 ends it at once.", examples=[24]),
     ] = 24
 
 
