@@ -277,7 +277,7 @@ async def test_a_psp_account_that_leads_inside_is_a_psp_that_cannot_be_reached(
     guard.check("127.0.0.1", companion.port)
     with pytest.raises(AddressRefused):
         guard.check("127.0.0.1", listener.port)
-    gateway.psps._guard, open_guard = guard, gateway.psps._guard
+    gateway.psps._addresses, open_guard = guard, gateway.psps._addresses
     try:
         inside = {"url": f"http://127.0.0.1:{listener.port}", "api_key": "sk_sandbox_alpha"}
         made = await client.post("/v1/psp-accounts", json={"psp": "sandbox", "name": "inside", "config": inside})
@@ -286,7 +286,7 @@ async def test_a_psp_account_that_leads_inside_is_a_psp_that_cannot_be_reached(
         body = {"amount_minor": 1099, "currency": "EUR", "payment_method": method, "confirm": True}
         paid = await client.post("/v1/payments", json=body, headers={"Idempotency-Key": "inside"})
     finally:
-        gateway.psps._guard = open_guard
+        gateway.psps._addresses = open_guard
     payment = (await client.get(f"/v1/payments/{paid.json()['id']}")).json()
     assert payment["status"] == "requires_confirmation", "another try is possible"
     assert [one["state"] for one in payment["operations"]] == ["not_sent"]
