@@ -52,7 +52,8 @@ def uuid_of(customer: dict[str, Any]) -> Any:
 async def dump(superuser: Superuser, tenant: Caller) -> str:
     """Everything the database holds of a tenant, as text, bytes in both readings."""
     tables = await superuser.fetch(
-        "SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'clearspan_version'"
+        "SELECT table_name AS tablename FROM information_schema.columns"
+        " WHERE table_schema = 'public' AND column_name = 'tenant_id'"
     )
     texts = []
     for table in tables:

@@ -30,7 +30,7 @@ async def get(client: httpx.AsyncClient, path: str, **query: Any) -> Any:
 
 @pytest.fixture
 async def paid(shop: Shop) -> dict[str, Any]:
-    """A payment of 10.99 of which 0.99 was given back."""
+    """A payment of 10.99, of which the PSP keeps 1.4 % and 0.25, and of which 0.99 was given back."""
     payment = await shop.paid(1099)
     refund = await shop.post(f"/v1/payments/{payment['id']}/refunds", {"amount_minor": 99})
     assert refund.status_code == 201, refund.text
@@ -40,7 +40,12 @@ async def paid(shop: Shop) -> dict[str, Any]:
 async def test_balances_sum_to_zero_and_say_what_the_psp_owes(client: httpx.AsyncClient, paid: dict[str, Any]) -> None:
     answer = await get(client, "/v1/ledger/balances")
     stands = {(one["currency"], one["account"]): one["balance_minor"] for one in answer["data"]}
-    assert stands == {("EUR", "captured"): -1099, ("EUR", "refunded"): 99, ("EUR", "in_transit"): 1000}
+    assert stands == {
+        ("EUR", "captured"): -1099,
+        ("EUR", "refunded"): 99,
+        ("EUR", "fees"): 40,
+        ("EUR", "in_transit"): 960,
+    }
 
 
 async def test_balances_of_a_currency_of_an_account_and_of_the_past(
@@ -49,7 +54,7 @@ async def test_balances_of_a_currency_of_an_account_and_of_the_past(
     accounts = {each["id"] for each in (await get(client, "/v1/psp-accounts"))["data"]}
     (used,) = {one["psp_account"] for one in (await get(client, "/v1/ledger/entries"))["data"]}
     assert used in accounts
-    assert len((await get(client, "/v1/ledger/balances", psp_account=used))["data"]) == 3
+    assert len((await get(client, "/v1/ledger/balances", psp_account=used))["data"]) == 4
     for query in (
         {"currency": "JPY"},
         {"psp_account": (accounts - {used}).pop()},
@@ -62,11 +67,11 @@ async def test_entries_are_paged_newest_first_and_none_is_missed(
     client: httpx.AsyncClient, paid: dict[str, Any]
 ) -> None:
     everything = await get(client, "/v1/ledger/entries")
-    assert (len(everything["data"]), everything["has_more"], everything["next_cursor"]) == (4, False, None)
-    assert [one["kind"] for one in everything["data"]] == ["refund", "refund", "purchase", "purchase"]
+    assert (len(everything["data"]), everything["has_more"], everything["next_cursor"]) == (5, False, None)
+    assert [one["kind"] for one in everything["data"]] == ["refund", "refund", "purchase", "purchase", "purchase"]
     assert {one["payment"] for one in everything["data"]} == {paid["id"]}
     pages, cursor = [], None
-    for _ in range(4):
+    for _ in range(5):
         page = await get(client, "/v1/ledger/entries", limit=1, **({"cursor": cursor} if cursor else {}))
         pages += page["data"]
         cursor = page["next_cursor"]
@@ -77,13 +82,17 @@ async def test_entries_are_paged_newest_first_and_none_is_missed(
 async def test_entries_by_payment_account_and_time(client: httpx.AsyncClient, paid: dict[str, Any], shop: Shop) -> None:
     other = await shop.paid(500)
     entries = (await get(client, "/v1/ledger/entries", payment=other["id"]))["data"]
-    assert sorted((one["account"], one["amount_minor"]) for one in entries) == [("captured", -500), ("in_transit", 500)]
+    assert sorted((one["account"], one["amount_minor"]) for one in entries) == [
+        ("captured", -500),
+        ("fees", 32),
+        ("in_transit", 468),
+    ]
     assert len({one["transfer"] for one in entries}) == 1
     refunded = await get(client, "/v1/ledger/entries", account="refunded")
     assert [one["amount_minor"] for one in refunded["data"]] == [99]
     at = entries[0]["at"]
-    assert len((await get(client, "/v1/ledger/entries", created_after=at))["data"]) == 2
-    assert len((await get(client, "/v1/ledger/entries", created_before=at))["data"]) == 4
+    assert len((await get(client, "/v1/ledger/entries", created_after=at))["data"]) == 3
+    assert len((await get(client, "/v1/ledger/entries", created_before=at))["data"]) == 5
 
 
 @pytest.mark.parametrize(
@@ -125,7 +134,7 @@ async def test_by_its_queries_alone_the_ledger_keeps_tenants_and_modes_apart(
     await unbound.open()
     try:
         own = merchant.caller.scope
-        assert len((await ledger.balances(unbound, own)).data) == 3
+        assert len((await ledger.balances(unbound, own)).data) == 4
         for scope in (other_merchant.caller.scope, Scope(tenant_id=own.tenant_id, live=True)):
             assert (await ledger.balances(unbound, scope)).data == []
             assert (await ledger.entries(unbound, scope, EntryQuery(), limit=100, cursor=None)).data == []
