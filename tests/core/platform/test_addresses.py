@@ -6,6 +6,7 @@ Somebody listens on this machine, on every address and on a port that is allowed
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import re
 import socket
@@ -74,13 +75,14 @@ async def listener() -> AsyncIterator[Listener]:
         finally:
             writer.close()
 
-    server = await asyncio.start_server(serve, None, 0)
-    heard.port = server.sockets[0].getsockname()[1]
-    # Both families on one port, where the machine has both.
-    assert all(one.getsockname()[1] == heard.port for one in server.sockets[:1])
+    servers = [await asyncio.start_server(serve, "0.0.0.0", 0)]  # noqa: S104  (on every address: whichever is reached is heard)
+    heard.port = servers[0].sockets[0].getsockname()[1]
+    with contextlib.suppress(OSError):  # A machine without IPv6.
+        servers.append(await asyncio.start_server(serve, "::", heard.port))
     yield heard
-    server.close()
-    await server.wait_closed()
+    for server in servers:
+        server.close()
+        await server.wait_closed()
 
 
 def corpus() -> list[tuple[str, list[str]]]:
