@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -173,17 +174,25 @@ class Server:
         self.close()
 
 
+_PAYMENT = re.compile(r'"payment_id":"([0-9a-f-]{36})"')
 _READS = frozenset({"due_work", "payment_read", "payments_by_id", "refund_list", "payment_list", "idempotency_peek"})
 """They lock nothing, so no deadlock can meet them."""
 
 
-class _Call(msgspec.Struct):
+_CHANGES = frozenset(
+    {"operation_open", "operation_settle", "operation_lease", "payment_close", "unwinding_set", "dispute_apply"}
+)
+
+
+class _Call(msgspec.Struct, eq=False):
     """A call that waits for the database."""
 
     name: str
     work: Callable[[Any], Awaitable[Any]]
     answer: asyncio.Future[Any]
     owner: Any
+    payment: str = ""
+    patient: bool = False
 
 
 class Faults(msgspec.Struct, kw_only=True):
@@ -215,28 +224,39 @@ class Desk:
         self.calls = 0
         self.overlaps = 0
 
-    async def call(self, name: str, work: Callable[[Any], Awaitable[Any]]) -> Any:
-        """Have ``work`` done with a connection, some moment."""
+    async def call(self, name: str, work: Callable[[Any], Awaitable[Any]], payment: str = "") -> Any:
+        """Have ``work`` done with a connection, some moment; ``payment`` is the one it is about."""
         loop = self._world.loop
-        call = _Call(name, work, loop.create_future(), PROCESS.get())
+        call = _Call(name, work, loop.create_future(), PROCESS.get(), payment)
         self._waiting.append(call)
         delay = self._chance.uniform(0.0003, 0.004)
         if self.faults.slow and self._chance.random() < 0.05:
             delay += self._chance.uniform(0, self.faults.slow)
-        loop.call_later(delay, self._serve, context=self._world.outside)
+        if payment and name in _CHANGES and self._chance.random() < 0.15:
+            # It takes so long to commit that another change of the same payment may begin meanwhile.
+            call.patient = True
+            delay += self._chance.uniform(0, 0.4)
+        loop.call_later(delay, self._serve, call, context=self._world.outside)
         return await call.answer
 
-    def _serve(self) -> None:
-        if not self._waiting:
+    def _serve(self, due: _Call) -> None:
+        if due not in self._waiting:
             return  # It overlapped with another one.
-        call = self._waiting.pop(self._chance.randrange(len(self._waiting)))
+        others = [one for one in self._waiting if not one.patient or one is due]
+        call = self._chance.choice(others)
+        self._waiting.remove(call)
+        if call is not due:
+            self._world.loop.call_later(0.0005, self._serve, due, context=self._world.outside)
         if call.answer.cancelled() and self._chance.random() < 0.5:
             return  # The client's cancellation was in time.
         if call.owner is not None and not call.owner.alive and self._chance.random() < 0.5:
             return  # The process died before it had written.
-        lucky = self._chance.random()
-        if self._waiting and lucky < self.faults.overlap:
-            other = self._waiting.pop(self._chance.randrange(len(self._waiting)))
+        beside = [one for one in self._waiting if one.payment and one.payment == call.payment]
+        if not beside and self._chance.random() < self.faults.overlap:
+            beside = [one for one in self._waiting if not one.patient]
+        if beside:
+            other = self._chance.choice(beside)
+            self._waiting.remove(other)
             self.overlaps += 1
             self.calls += 2
             self._world.note(f"db {call.name} | {other.name}")
@@ -359,7 +379,10 @@ class _Connection:
 
     async def fetchval(self, sql: str, *arguments: Any) -> Any:
         name = sql.removeprefix("SELECT ").partition("(")[0].rpartition("_")[0]
-        return await self._desk.call(name, lambda connection: connection.fetchval(sql, *arguments))
+        found = _PAYMENT.search(arguments[0]) if name in _CHANGES else None
+        return await self._desk.call(
+            name, lambda connection: connection.fetchval(sql, *arguments), found[1] if found else ""
+        )
 
 
 class _Pool:

@@ -307,6 +307,14 @@ def one_event_per_transition(ours: Ours) -> Iterator[Violation]:
             state = after
         if state != operation["state"]:
             yield Violation("I6", f"{_named(operation)}: the last event says {state}")
+    twice = Counter(
+        (event["data"]["payment_id"], event["sequence"]) for event in ours.journal if "operation_after" in event["data"]
+    )
+    for (payment_id, sequence), count in twice.items():
+        if count > 1:
+            yield Violation(
+                "I6", f"payment {payment_id}: {count} changes have the sequence {sequence}, a consumer drops one"
+            )
     told: dict[str, set[int]] = defaultdict(set)
     for event in ours.journal:
         if event["subject_type"] in ("payment", "operation", "refund"):  # A dispute counts for itself.

@@ -290,7 +290,11 @@ MUTANTS: tuple[Mutant, ...] = (
             "        AND false) THEN",
         ),
         (_TABLES, "    UNIQUE (tenant_id, live, psp_account_id, psp_ref),\n", ""),
-        ("plugins/psp-sandbox/src/clearspan_psp_sandbox/__init__.py", "if found.reference != reference:", "if False:"),
+        (
+            "plugins/psp-sandbox/src/clearspan_psp_sandbox/answers.py",
+            "if not belongs or (found.account, found.kind, found.reference) != (asked.account, asked.kind, asked.reference):",
+            "if False:",
+        ),
     ),
     _bug(
         "a tenant's worker takes another tenant's operations",

@@ -96,7 +96,8 @@ class Outside:
 
     Attributes:
         faults: of the requests from now on.
-        outage_until: no connection can be made before that moment, in the loop's time.
+        outage_until: before that moment, in the loop's time, hardly a connection can be made.
+        outage_share: how many cannot.
         latest_s: how late a request may take effect; more than the sandbox declares makes it a liar.
         record: whether answers that were lost are kept in ``recorded``.
         injected: how often each fault happened.
@@ -118,6 +119,7 @@ class Outside:
         self._last_body: dict[str, bytes] = {}
         self.faults = Faults()
         self.outage_until = 0.0
+        self.outage_share = 1.0
         self.latest_s = LATE_MAX_S
         self._announced: dict[asyncio.Task[Any], float] = {}
         self.waiting: list[Mortal | None] = []
@@ -133,7 +135,7 @@ class Outside:
         """
         chance = self._chance
         await asyncio.sleep(chance.uniform(0.001, 0.03))
-        if self._world.loop.time() < self.outage_until:
+        if self._world.loop.time() < self.outage_until and chance.random() < self.outage_share:
             self._note("refused", method, url)
             raise httpx.ConnectError("simulated: refused")
         fault = self.faults.pick(chance)

@@ -151,6 +151,7 @@ class Scenario:
                 "calm",
                 "psp",
                 "late",
+                "late",
                 "database",
                 "kill",
                 "outage",
@@ -185,18 +186,20 @@ class Scenario:
                 slow=each,
             )
         elif name == "late":
-            world.psp.faults = network.Faults(f3=share * 1.5, f12=share, f2=share)
+            share = max(share, 0.1)
+            world.psp.faults = network.Faults(f3=share * 1.5, f12=share, f2=share, refused=share)
         elif name == "hang":
             world.psp.faults = network.Faults(f1=share * 2, f2=share, slow=share)
         elif name == "outage":
             begins = chance.uniform(0, 60)
+            world.psp.outage_share = chance.choice((1.0, 0.5))
             world.loop.call_later(begins, self._outage, begins + chance.uniform(5, 120))
             world.psp.faults = network.Faults(f5=share, f4=share)
         if name == "database" or everything:
             world.desk.faults = database.Faults(
                 lost_before=share / 5, lost_after=share / 3, refused=share / 6, slow=chance.choice((0.0, 2.0))
             )
-        if name == "kill" or everything:
+        if name == "kill" or everything or (name in ("outage", "late") and chance.random() < 0.7):
             world.mean_life = chance.choice((60, 200, 600))
             for process in [*world.gateways, *world.workers]:
                 process.life = 1 + chance.expovariate(1 / world.mean_life)
