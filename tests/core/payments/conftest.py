@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
@@ -413,6 +414,10 @@ class Recovery:
     async def run(self, most: int = 100) -> int:
         """One job."""
         return await self._gateway.payments.recover(self._scope, "req_recovery", most)
+
+    def under_way(self) -> set[asyncio.Task[Any]]:
+        """The calls that wait for a PSP."""
+        return set(self._gateway.payments._under_way)
 
     async def unwind(self, most: int = 100) -> int:
         """The job that gives back what nobody wants."""

@@ -376,3 +376,48 @@ async def test_an_operation_whose_plugin_is_gone_holds_up_no_other(
         assert await status(theatre, lost) == ("processing", "unknown")
     finally:
         worker.plugins.psps["keyed"] = gone
+
+
+async def test_a_psp_that_could_not_be_asked_for_hours_is_asked_again_soon(
+    theatre: Shop, puppet: Puppet, recover: Recovery
+) -> None:
+    payment = await in_doubt(theatre, puppet)
+
+    def away(*_: Any) -> Any:
+        raise PspUnavailable("connection refused")
+
+    puppet.does = away
+    for minutes in range(1, 120, 15):  # too few to open the circuit
+        with later(minutes=minutes):
+            await recover.run()
+    puppet.does = approve
+    with later(minutes=107):
+        assert await recover.run() == 1, "half a minute after the last look, however many there were"
+    assert await status(theatre, payment) == ("succeeded", None)
+
+
+async def test_a_look_that_dies_is_repeated_when_its_lease_ends(
+    theatre: Shop, puppet: Puppet, recover: Recovery
+) -> None:
+    payment = await in_doubt(theatre, puppet)
+    puppet.does = nothing_found
+    for seconds in (3, 15, 80):
+        with later(seconds=seconds):
+            assert await recover.run() == 1
+    asked = asyncio.Event()
+
+    async def hang(*_: Any) -> Any:
+        asked.set()
+        await asyncio.Event().wait()
+
+    puppet.does = hang
+    with later(seconds=400):
+        looking = asyncio.create_task(recover.run())
+        await asked.wait()
+        await looking
+    for task in list(recover.under_way()):
+        task.cancel()
+    puppet.does = approve
+    with later(seconds=460):
+        assert await recover.run() == 1
+    assert await status(theatre, payment) == ("succeeded", None)

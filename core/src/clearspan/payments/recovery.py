@@ -20,10 +20,17 @@ from enum import StrEnum
 import msgspec
 
 from clearspan.payments.models import CHARGES, Operation, OperationState, Payment
+from clearspan.psps.calls import Observation
 from clearspan.sdk import PspFacts
 
 DELAYS_S = (2, 10, 60, 300, 900, 3600, 21_600, 86_400)
 """Seconds from one look to the next; the last one repeats."""
+NOT_ASKED = frozenset(
+    {"psp_unavailable", "psp_timeout", "psp_answer_unclear", "psp_circuit_open", "psp_busy", "adapter_error"}
+)
+"""Why a look may end without having heard anything of the PSP."""
+NOT_ASKED_DELAY_S = 30
+"""Seconds after such a look. An open circuit lets one call in ten seconds through, so that this is no burden."""
 RESEND_SHARE = 0.8
 """A key is sent again only within this share of the PSP's window, from its first use (clocks differ, and requests travel)."""
 BATCH = 64
@@ -51,6 +58,15 @@ class NextStep(StrEnum):
 def next_look(operation: Operation, now: datetime) -> datetime:
     """When to look again after this look."""
     return now + timedelta(seconds=DELAYS_S[min(operation.sweep_step, len(DELAYS_S) - 1)])
+
+
+def look_again(operation: Operation, observation: Observation, now: datetime) -> datetime:
+    """When to look again after what was just seen. The distances grow while the PSP answers and has nothing new; one that
+    could not be asked is asked again soon, so that everything is found out soon after it is back."""
+    at = next_look(operation, now)
+    if observation.observed in (OperationState.UNKNOWN, OperationState.PENDING) and observation.code in NOT_ASKED:
+        return min(at, now + timedelta(seconds=NOT_ASKED_DELAY_S))
+    return at
 
 
 def still_wanted(payment: Payment, operation: Operation, now: datetime) -> bool:

@@ -566,7 +566,6 @@ class Payments:
         document = self._document(caller, None, now) | {
             "lease_token": clock.new_uuid(),
             "lease_until": now + timedelta(seconds=recovery.CALLS * payments.psp_timeout_s + margin_s),
-            "delays_s": recovery.DELAYS_S,
             "most": most,
             "per_account": recovery.PER_ACCOUNT,
             "accounts": {str(account): count for account, count in allowed.items()},
@@ -869,7 +868,7 @@ class Payments:
             "fact": observation.fact() | {"fact_id": more.pop("fact_id", None) or clock.new_uuid()},
             "next_action": observation.next_action,
             "action_expires_at": action_expires_at,
-            "sweep_at": recovery.next_look(operation, now),
+            "sweep_at": recovery.look_again(operation, observation, now),
             "unwind_surplus": self._settings.payments.surplus == "return",
             "unwind_at": recovery.unwind_again(operation, opened.operations, now),
             **more,

@@ -1,10 +1,10 @@
 -- Recovery: operations whose outcome must be found out.
 --
--- operations.sweep_at says when somebody looks next: the end of the lease while a call is under way, a step of p->'delays_s' while the
--- outcome is unknown or pending, the end of the payer's time for an action. It is null when there is nothing to find out.
+-- operations.sweep_at says when somebody looks next: the end of the lease while a call is under way, what recovery.look_again says
+-- while the outcome is unknown or pending, the end of the payer's time for an action. It is null when there is nothing to find out.
 
 -- Take up to p->>'most' due operations of one tenant under a lease: no two workers get the same, and a worker that dies gives
--- them back when the lease ends. The next look is set here, before anything is asked, so that nothing is asked in a loop.
+-- them back when the lease ends, so nothing is asked in a loop and nothing waits for a dead one; who lives sets the next look.
 -- Of one PSP account come at most p->>'per_account', or what p->'accounts' says for it: an account whose calls hang, with more due
 -- than anybody can ask about, holds up no other.
 CREATE OR REPLACE FUNCTION operations_claim_{{v}}(p jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
@@ -12,7 +12,6 @@ DECLARE
     tenant uuid := (p->>'tenant_id')::uuid;
     is_live boolean := (p->>'live')::boolean;
     moment timestamptz := (p->>'now')::timestamptz;
-    last_step integer := jsonb_array_length(p->'delays_s') - 1;
     claimed jsonb := '[]';
     op operations;
     pay payment_intents;
@@ -31,8 +30,7 @@ BEGIN
         ORDER BY due.sweep_at LIMIT (p->>'most')::integer
     LOOP
         UPDATE operations SET lease_token = (p->>'lease_token')::uuid, lease_until = (p->>'lease_until')::timestamptz,
-            sweep_at = greatest((p->>'lease_until')::timestamptz, moment + make_interval(
-                secs => (p->'delays_s'->>least(op.sweep_step, last_step))::double precision)),
+            sweep_at = (p->>'lease_until')::timestamptz,
             sweep_step = least(op.sweep_step + 1, 1000), updated_at = moment
         WHERE tenant_id = tenant AND live = is_live AND operation_id = op.operation_id RETURNING * INTO op;
         SELECT * INTO STRICT pay FROM payment_intents i
