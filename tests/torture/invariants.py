@@ -198,7 +198,10 @@ def one_charge_per_intent(ours: Ours, books: Books, *, settled: bool = True) -> 
         if operation is not None and holds(charge) > 0:
             holding[operation["payment_id"]].append((operation, charge))
     for payment_id, charges in holding.items():
-        counted = charges if settled else [one for one in charges if one[0]["state"] != "surplus"]
+        stuck = {one["parent_id"] for one in ours.operations if _refused_to_return(one)}
+        counted = [
+            one for one in charges if one[0]["state"] != "surplus" or (settled and one[0]["operation_id"] not in stuck)
+        ]
         if len(counted) > 1:
             told = ", ".join(f"{charge['id']} ({op['state']}, holds {holds(charge)})" for op, charge in charges)
             yield Violation("I1", f"payment {payment_id} was charged {len(counted)} times: {told}")
@@ -272,10 +275,7 @@ def canceled_is_given_back(ours: Ours, books: Books) -> Iterator[Violation]:
     ops = ours.by_payment()
     for payment in ours.payments:
         mine = ops[payment["payment_id"]]
-        refused = any(
-            one["routing"].get("rule") == "unwind" and one["state"] in ("declined", "needs_review") for one in mine
-        )
-        if payment["cancel_requested_at"] is None or refused:
+        if payment["cancel_requested_at"] is None or any(_refused_to_return(one) for one in mine):
             continue
         for charge in mine:
             there = booked.get(reference(charge["operation_id"]))
@@ -558,6 +558,11 @@ async def canaries(
 
 
 # -- Pieces ---------------------------------------------------------------------------------------------------------------------
+
+
+def _refused_to_return(operation: Json) -> bool:
+    """Whether the gateway tried to give a charge back and the PSP would not: an incident, tried again daily."""
+    return operation["routing"].get("rule") == "unwind" and operation["state"] in ("declined", "needs_review")
 
 
 def _booked(books: Books, kind: str) -> Iterator[Json]:
