@@ -464,9 +464,16 @@ def asked_for_what_was_there(ours: Ours, books: Books) -> Iterator[Violation]:
     charges = {one["operation_id"]: one["psp_ref"] for one in ours.operations}
     # The payer may finish in the moment in which the merchant gives up.
     waited = {one["subject_id"] for one in ours.journal if one["data"].get("status_before") == "requires_action"}
+    # Who was told something false before does not know what there is.
+    misled = {one["payment_id"] for one in ours.operations if one["state"] == "surplus"}
     for operation in ours.operations:
         refused = operation["state"] == "declined" and operation["raw_code"] in BROKEN_RULES
-        if refused and charges.get(operation["parent_id"]) not in gone and operation["operation_id"] not in waited:
+        if (
+            refused
+            and operation["payment_id"] not in misled
+            and charges.get(operation["parent_id"]) not in gone
+            and operation["operation_id"] not in waited
+        ):
             yield Violation("I7", f"{_named(operation)}: the PSP refused it with {operation['raw_code']}")
 
 
