@@ -210,7 +210,7 @@ class Scenario:
             world.psp.latest_s = 1800.0
             await self._send_webhooks(messages | {"W6": 0.0})
         elif name == "contradiction":
-            await self._send_webhooks(messages | {"F14": share})
+            await self._send_webhooks(messages | {"F14": share, "W6": 0.0})
             for shop in world.merchants:
                 for account in shop.accounts:
                     # Not by chance: that would let lookups lie too, and who is there to ask then?
@@ -223,7 +223,8 @@ class Scenario:
             own = dict.fromkeys(
                 ("F1", "F2", "F3", "F4", "F5", "F6", "F7", "F8", "F10", "F11", "F12", "F14", "F15"), each
             )
-            await self._send_webhooks(own | messages)
+            # That a refund failed in the end nobody hears but by its message.
+            await self._send_webhooks(own | messages | {"W6": 0.0})
         elif chance.random() < (0.2 if name == "late" else 0.6):
             await self._send_webhooks(messages)
         world.note(f"profile {name}, share {share}")
