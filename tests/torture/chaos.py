@@ -25,7 +25,7 @@ import asyncpg
 from redis import asyncio as redis
 from redis.exceptions import RedisError
 from tests.torture import processes
-from tests.torture.processes import LEASE_S, Report, World
+from tests.torture.processes import FLOWS, LEASE_S, Report, World
 from tests.torture.proxy import Proxy, When
 
 from clearspan.platform import clock
@@ -236,17 +236,26 @@ class Chaos:
             self._world.web.signal(index, signal.SIGCONT)
 
 
-async def run(world: World, *, seconds: float, seed: int, clients: int = 24, only: Sequence[str] = ()) -> Report:
+async def run(
+    world: World,
+    *,
+    seconds: float,
+    seed: int,
+    clients: int = 48,
+    only: Sequence[str] = (),
+    flows: dict[str, int] = FLOWS,
+) -> Report:
     """Run the tier with a fresh merchant.
 
     Args:
         world: made with ``proxied``.
         only: these events; empty means all.
+        flows: what the clients do.
     """
     events = {name: weight for name, weight in EVENTS.items() if not only or name in only}
     servers = asyncio.Lock()
     hands = [Chaos(world, random.Random(f"{seed}/{name}"), servers) for name in ("left", "right")]
-    async with processes.run_of(world, seed, clients, processes.FAULTS, doom=0.02) as (_, report):
+    async with processes.run_of(world, seed, clients, processes.FAULTS, doom=0.02, flows=flows) as (_, report):
         until = clock.monotonic() + seconds
         await _all(hand.hand(until, events) for hand in hands)
         await hands[0].heal()

@@ -55,6 +55,8 @@ LEASE_S = 2
 """More than a call to the PSP may take, as the settings demand; short, so that what a killed process held is soon taken over."""
 PROMISE_S = 60.0
 """P16: so long after the last fault 99 of 100 open outcomes are known."""
+UNWANTED_S = 61.0
+"""What was cancelled unsent stays unsent; it is known when the PSP's longest late effect and its lookup's lag are over."""
 PATIENCE_S = 300.0
 """P16: and all of them."""
 ASK_S = 20.0
@@ -120,6 +122,7 @@ FLOWS = {
     "same_key_twice": 3,
     "pending": 1,
 }
+"""What a merchant does, and how often."""
 
 
 class World:
@@ -379,15 +382,16 @@ class Load:
 
     Attributes:
         asked: every request that was ever sent.
-        answered: how many answers came, refusals too.
+        answered: how often something was done for a client.
         strange: answers that nobody should get.
         over: set, and no client begins anything new.
         doom: the share of requests on whose way a process is to kill itself.
     """
 
-    def __init__(self, world: World, seed: int, *, doom: float = 0.0) -> None:
+    def __init__(self, world: World, seed: int, *, doom: float = 0.0, flows: dict[str, int] = FLOWS) -> None:
         self._world = world
         self._seed = seed
+        self._flows = flows
         self._numbers = itertools.count()
         self._cards: dict[str, str] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -418,7 +422,7 @@ class Load:
         while not self.over.is_set():
             number = next(self._numbers)
             dice = random.Random(f"{self._seed}/{number}")
-            flow = dice.choices(list(FLOWS), list(FLOWS.values()))[0]
+            flow = dice.choices(list(self._flows), list(self._flows.values()))[0]
             with suppress(GaveUp):
                 await getattr(self, f"_{flow}")(_Order(self, number, dice))
 
@@ -434,15 +438,15 @@ class Load:
             try:
                 answer = await dice.choice(shops).post(asked.path, asked.body, asked.key)
             except httpx.TransportError:
-                await clock.sleep(0.02)
+                await clock.sleep(dice.uniform(0.02, 0.1))
                 continue
-            self.answered += answer.status_code < 500
             if answer.is_success:
+                self.answered += 1
                 asked.take(answer)
                 return asked
             code = _code(answer)
             if code in PASSING or answer.status_code in (429, 503):
-                await clock.sleep(dice.uniform(0.05, 0.25))
+                await clock.sleep(dice.uniform(0.2, 0.8))
                 continue
             asked.take(answer)
             if code not in EXPECTED:
@@ -607,7 +611,8 @@ class Report(msgspec.Struct, kw_only=True):
     Attributes:
         command: repeats the run.
         requests: under keys of their own; ``answered`` of them by the end, ``given_up`` meanwhile left to recovery.
-        open_at_end: intents without an outcome when the last fault was over, and how long they took from there.
+        open_at_end: intents without an outcome when the last fault was over, and how long they took from there; ``unwanted``
+            are those besides that were cancelled meanwhile.
         violations: none, or the promise is broken.
     """
 
@@ -628,6 +633,8 @@ class Report(msgspec.Struct, kw_only=True):
     converged_p50_s: float = 0.0
     converged_p99_s: float = 0.0
     converged_max_s: float = 0.0
+    unwanted: int = 0
+    unwanted_max_s: float = 0.0
     duplicates: int = 0
     lost: int = 0
     phantom: int = 0
@@ -676,7 +683,7 @@ async def end(world: World, load: Load, report: Report, patience_s: float) -> No
         Violation("P6", f"a message is {row['state']}: {row['note']}") for row in inbox if row["state"] != "applied"
     ]
     report.webhooks = len(inbox)
-    late = _times(ours, last_fault)
+    late, unwanted = _times(ours, last_fault)
     report.requests, report.intents, report.operations = len(load.asked), len(ours.payments), len(ours.operations)
     booked = [one for book in books.values() for one in book]
     report.operations_in_book = len(booked)
@@ -686,6 +693,9 @@ async def end(world: World, load: Load, report: Report, patience_s: float) -> No
     report.converged_max_s = _share(late, 1.0)
     if report.converged_p99_s > PROMISE_S:
         found.append(Violation("I9", f"99 of 100 took up to {report.converged_p99_s} s, the promise is {PROMISE_S} s"))
+    report.unwanted, report.unwanted_max_s = len(unwanted), _share(unwanted, 1.0)
+    if report.unwanted_max_s > UNWANTED_S + PROMISE_S:
+        found.append(Violation("I9", f"what was cancelled and never sent took up to {report.unwanted_max_s} s"))
     kinds = Counter(
         {"I1": "duplicates", "I2": "lost", "lost": "lost", "I3": "phantom", "I9": "unconverged"}.get(one.code, "other")
         for one in found
@@ -758,8 +768,8 @@ def _one_payment_per_key(ours: invariants.Ours, load: Load) -> Iterable[Violatio
         yield Violation("lost", f"a client was told of payment {payment_id}, which does not exist")
 
 
-def _times(ours: invariants.Ours, last_fault: datetime) -> list[float]:
-    """Seconds from the last fault to the outcome, for each intent that had none then; ascending."""
+def _times(ours: invariants.Ours, last_fault: datetime) -> tuple[list[float], list[float]]:
+    """Seconds from the last fault to the outcome, for each intent that had none then; ascending. Cancelled ones apart."""
     latest: dict[str, float] = {}
     for one in ours.operations:
         if one["decided_at"] is None:
@@ -768,7 +778,9 @@ def _times(ours: invariants.Ours, last_fault: datetime) -> list[float]:
         if made <= last_fault < decided:
             late = (decided - last_fault).total_seconds()
             latest[one["payment_id"]] = max(latest.get(one["payment_id"], 0.0), late)
-    return sorted(latest.values())
+    canceled = {one["payment_id"] for one in ours.payments if one["cancel_requested_at"] is not None}
+    wanted = sorted(late for payment_id, late in latest.items() if payment_id not in canceled)
+    return wanted, sorted(late for payment_id, late in latest.items() if payment_id in canceled)
 
 
 def _share(times: Sequence[float], share: float) -> float:
@@ -784,9 +796,11 @@ async def kill(
     *,
     kills: int,
     seed: int,
-    clients: int = 24,
+    clients: int = 48,
     faults: Json = FAULTS,
     pause_s: tuple[float, float] = (0.02, 0.05),
+    doom: float = 0.1,
+    flows: dict[str, int] = FLOWS,
     patience_s: float = PATIENCE_S,
 ) -> Report:
     """Run the tier with a fresh merchant.
@@ -794,10 +808,12 @@ async def kill(
     Args:
         kills: how many, at random instants and at points together.
         pause_s: from one kill at a random instant to the next, at least and at most.
+        doom: the share of requests on whose way a process is to kill itself.
+        flows: what the clients do.
         patience_s: how long the end may take.
     """
     instants = random.Random(f"{seed}/instants")
-    async with run_of(world, seed, clients, faults, doom=0.1, patience_s=patience_s) as (load, report):
+    async with run_of(world, seed, clients, faults, doom=doom, flows=flows, patience_s=patience_s) as (load, report):
         killed = world.web.killed
         while world.web.killed - killed < kills:
             await clock.sleep(instants.uniform(*pause_s))
@@ -811,11 +827,18 @@ async def kill(
 
 @asynccontextmanager
 async def run_of(
-    world: World, seed: int, clients: int, faults: Json, *, doom: float, patience_s: float = PATIENCE_S
+    world: World,
+    seed: int,
+    clients: int,
+    faults: Json,
+    *,
+    doom: float,
+    flows: dict[str, int] = FLOWS,
+    patience_s: float = PATIENCE_S,
 ) -> AsyncIterator[tuple[Load, Report]]:
     """A run: what is done within is the trouble, and after it comes ``end``."""
     await world.open_shop()
-    load, report = Load(world, seed, doom=doom), Report(seed=seed)
+    load, report = Load(world, seed, doom=doom, flows=flows), Report(seed=seed)
     await world.faults(faults | {"seed": seed})
     killed, kills, began = world.web.killed, world.web.kills, clock.monotonic()
     async with load.running(clients):
@@ -857,7 +880,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     """What both tiers take."""
     new = int.from_bytes(clock.random_bytes(4))
     parser.add_argument("--seed", type=int, default=new, help="of a run to be repeated; default: a new one")
-    parser.add_argument("--clients", type=int, default=24)
+    parser.add_argument("--clients", type=int, default=48)
     parser.add_argument("--json", type=Path, default=None, help="write the report here as well")
     parser.add_argument("--keep", action="store_true", help="keep the folder with logs and the database's files")
 
