@@ -300,8 +300,13 @@ MUTANTS: tuple[Mutant, ...] = (
         "a tenant's worker takes another tenant's operations",
         (
             _RECOVERY,
-            "WHERE o.tenant_id = tenant AND o.live = is_live AND o.sweep_at <= moment",
-            "WHERE o.sweep_at <= moment",
+            "WHERE o.tenant_id = tenant AND o.live = is_live AND o.psp_account_id = a.psp_account_id",
+            "WHERE o.psp_account_id = a.psp_account_id",
+        ),
+        (
+            _RECOVERY,
+            "WHERE a.tenant_id = tenant AND a.live = is_live\n        ORDER BY due",
+            "ORDER BY due",
         ),
         (
             _TABLES,

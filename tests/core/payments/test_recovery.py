@@ -20,7 +20,7 @@ from tests.core.payments.conftest import (
     status,
     unclear,
 )
-from tests.shop import Shop, code
+from tests.shop import Shop, code, new_key
 
 from clearspan.app import Gateway
 from clearspan.payments import recovery
@@ -421,3 +421,51 @@ async def test_a_look_that_dies_is_repeated_when_its_lease_ends(
     with later(seconds=460):
         assert await recover.run() == 1
     assert await status(theatre, payment) == ("succeeded", None)
+
+
+async def cut_off(shop: Shop, puppet: Puppet, key: str) -> tuple[asyncio.Task[Any], asyncio.Event]:
+    """A charge whose process dies while it sends: nobody will ever hear the answer."""
+    asked, release = asyncio.Event(), asyncio.Event()
+
+    async def hang(*_: Any) -> Any:
+        asked.set()
+        await release.wait()
+        raise OutcomeUnknown("the first caller is gone")
+
+    puppet.does = hang
+    paying = asyncio.create_task(shop.pay(key=key))
+    await asked.wait()
+    return paying, release
+
+
+async def test_a_repetition_does_not_send_what_was_canceled_meanwhile(
+    keyed: Shop, puppet: Puppet, recover: Recovery
+) -> None:
+    key = new_key()
+    paying, release = await cut_off(keyed, puppet, key)
+    (payment,) = (await keyed.http.get("/v1/payments")).json()["data"]
+    puppet.does = nothing_found
+    with later(seconds=31):
+        assert (await keyed.act(payment, "cancel")).status_code == 202
+        assert (await keyed.pay(key=key)).json()["status"] == "processing"
+    assert puppet.verbs.count("create_intent") == 1
+    with later(minutes=30):
+        await recover.run()
+        assert (await keyed.get(payment))["status"] == "canceled"
+    release.set()
+    await paying
+
+
+async def test_what_a_dead_process_never_sent_is_concluded_in_one_look(
+    keyed: Shop, puppet: Puppet, recover: Recovery
+) -> None:
+    paying, release = await cut_off(keyed, puppet, new_key())
+    (payment,) = (await keyed.http.get("/v1/payments")).json()["data"]
+    puppet.does = nothing_found
+    with later(minutes=30):
+        assert await recover.run() == 1
+    found = await keyed.get(payment)
+    assert (found["status"], found["last_error"]["code"]) == ("requires_confirmation", "not_found_in_time")
+    assert [one["observed"] for one in found["operations"][0]["observations"]] == ["unknown", "not_charged"]
+    release.set()
+    await paying

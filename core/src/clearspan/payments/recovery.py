@@ -69,11 +69,18 @@ def look_again(operation: Operation, observation: Observation, now: datetime) ->
     return at
 
 
+def called_off(payment: Payment, operation: Operation) -> bool:
+    """Whether the merchant has canceled what this operation would charge."""
+    if operation.kind not in CHARGES:
+        return False
+    return payment.canceled_at is not None or payment.cancel_requested_at is not None
+
+
 def still_wanted(payment: Payment, operation: Operation, now: datetime) -> bool:
     """Whether sending the operation again is what the merchant and the payer still expect."""
     if operation.kind not in CHARGES:
         return True  # The merchant asked for it, and nobody stands at a till.
-    if payment.canceled_at is not None or payment.cancel_requested_at is not None or payment.expires_at <= now:
+    if called_off(payment, operation) or payment.expires_at <= now:
         return False
     return not payment.customer_present or now - operation.created_at <= WANTED_FOR
 

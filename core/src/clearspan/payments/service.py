@@ -603,6 +603,9 @@ class Payments:
             observation = await self._give_up_action(caller, opened)
         else:
             observation = await self._find_out(caller, opened)
+            if operation.state is OperationState.SUBMITTED and observation.observed == OperationState.NOT_CHARGED:
+                # Whoever sent it died: its outcome was unknown before it is known.
+                await self.settle(caller, opened, msgspec.structs.replace(observation, observed="unknown"))
         await self.settle(caller, opened, observation)
 
     async def _find_out(self, caller: Caller, opened: Opened) -> Observation:
@@ -791,7 +794,10 @@ class Payments:
                 return msgspec.structs.replace(found, observed="unknown")
             if found.observed != "not_found":
                 return found
-        if recovery.may_resend(operation, psp.facts, clock.now()):
+        assert opened.payment is not None
+        if recovery.may_resend(operation, psp.facts, clock.now()) and not recovery.called_off(
+            opened.payment, operation
+        ):
             return await self._resend(caller, opened)
         return Observation(observed="unknown", source="system", code="lookup_found_nothing")
 
