@@ -134,6 +134,8 @@ class World:
         self.kills = 0
         self.mean_life: float | None = None
         """Steps a process lives on average; ``None`` is for ever."""
+        self.workers_asleep_until = 0.0
+        """Before that moment, in the loop's time, no worker works."""
         self._lives = self.chance("lives")
         self._graveyard: list[Process] = []
 
@@ -196,7 +198,8 @@ class World:
             self.kill(process)
 
     async def _sweeping(self, sweeper: Sweeper) -> None:
-        await clock.sleep(self._lives.uniform(0, self.settings.worker.sweep_interval_s))
+        begins = self._lives.uniform(0, self.settings.worker.sweep_interval_s)
+        await clock.sleep(max(begins, self.workers_asleep_until - self.loop.time()))
         await sweeper.run()
 
     def _life(self) -> float:
