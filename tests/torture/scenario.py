@@ -116,6 +116,8 @@ class Scenario:
     async def play(self) -> None:
         """All three parts."""
         world, chance = self._world, self._chance
+        if chance.random() < 0.15:
+            world.workers_asleep_until = chance.uniform(30, 400)
         world.start(gateways=chance.choice((2, 2, 3)), workers=chance.choice((1, 2)))
         for index in range(chance.choice((1, 1, 2))):
             await world.open_shop(f"shop-{world.seed}-{index}", chance.choice((1, 2)))

@@ -89,7 +89,7 @@ class Process:
         self.life = life
         self.context: Context = world.outside.copy()
         self.context.run(PROCESS.set, self)
-        self.replies: set[asyncio.Future[Any]] = set()
+        self.replies: dict[asyncio.Future[Any], None] = {}  # in order: a set would iterate by address
         self._world = world
         SimulatedDatabase.desk = world.desk
         self.gateway = self.context.run(Gateway, world.settings, "postgresql://simulated", MASTER, world.plugins)
@@ -134,6 +134,8 @@ class World:
         self.kills = 0
         self.mean_life: float | None = None
         """Steps a process lives on average; ``None`` is for ever."""
+        self.workers_asleep_until = 0.0
+        """Before that moment, in the loop's time, no worker works."""
         self._lives = self.chance("lives")
         self._graveyard: list[Process] = []
 
@@ -196,7 +198,8 @@ class World:
             self.kill(process)
 
     async def _sweeping(self, sweeper: Sweeper) -> None:
-        await clock.sleep(self._lives.uniform(0, self.settings.worker.sweep_interval_s))
+        begins = self._lives.uniform(0, self.settings.worker.sweep_interval_s)
+        await clock.sleep(max(begins, self.workers_asleep_until - self.loop.time()))
         await sweeper.run()
 
     def _life(self) -> float:
@@ -208,7 +211,7 @@ class World:
         self.kills += 1
         self.note(f"kill {process.name}")
         self._graveyard.append(process)
-        for reply in process.replies:
+        for reply in [*process.replies]:
             if not reply.done():
                 reply.set_exception(Lost())
         self.loop.call_later(self._lives.uniform(0.05, 3), self._reborn, process, context=self.outside)
@@ -243,7 +246,7 @@ class World:
         if not process.alive:
             raise Lost
         reply = self.loop.create_future()
-        process.replies.add(reply)
+        process.replies[reply] = None
 
         async def serve() -> None:
             try:
@@ -266,7 +269,7 @@ class World:
             task.cancel()
             raise Lost from None
         finally:
-            process.replies.discard(reply)
+            process.replies.pop(reply, None)
         return status, body
 
     def key(self, route: str, path: str, raw: str, body: msgspec.Struct) -> IdempotencyKey:
