@@ -46,10 +46,10 @@ class Urls(msgspec.Struct, frozen=True):
 
 def prepare(superuser_url: str, name: str) -> Urls:
     """A database of this release, new or emptied, which forgets a crash's last transactions (nothing here survives one)."""
-    from tests.conftest import _execute, _url
+    from tests.conftest import execute, url
 
     owner, app = f"{name}_owner", f"{name}_app"
-    _execute(
+    execute(
         superuser_url,
         f"DROP DATABASE IF EXISTS {name} WITH (FORCE)",
         f"DROP ROLE IF EXISTS {owner}",
@@ -57,16 +57,16 @@ def prepare(superuser_url: str, name: str) -> Urls:
         f"CREATE ROLE {owner} LOGIN CREATEROLE PASSWORD '{PASSWORD}'",
         f"CREATE DATABASE {name} OWNER {owner}",
     )
-    schema.migrate(_url(superuser_url, name, owner), app_role=app, app_password=PASSWORD)
-    _execute(superuser_url, f"ALTER DATABASE {name} SET synchronous_commit = off")
-    return Urls(superuser=_url(superuser_url, name), app=_url(superuser_url, name, app))
+    schema.migrate(url(superuser_url, name, owner), app_role=app, app_password=PASSWORD)
+    execute(superuser_url, f"ALTER DATABASE {name} SET synchronous_commit = off")
+    return Urls(superuser=url(superuser_url, name), app=url(superuser_url, name, app))
 
 
 def drop(superuser_url: str, name: str) -> None:
     """Undo ``prepare``."""
-    from tests.conftest import _execute
+    from tests.conftest import execute
 
-    _execute(
+    execute(
         superuser_url,
         f"DROP DATABASE IF EXISTS {name} WITH (FORCE)",
         f"DROP ROLE IF EXISTS {name}_app",

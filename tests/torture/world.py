@@ -157,6 +157,7 @@ class World:
             connect_timeout_s: float,
             timeout_s: float,
             vault: VaultProvider | None = None,
+            **_: object,
         ) -> httpx.AsyncClient:
             return network.client(self.psp, timeout_s, vault)
 
