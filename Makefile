@@ -38,8 +38,8 @@ lock: bootstrap ## renew the locks after a change of dependencies; ARGS=--upgrad
 bench: bootstrap ## measure, as a ratio to what the database can do
 	@exec $(BIN)/python -m bench $(ARGS)
 
-torture: bootstrap ## break everything and check that no money moved twice; ARGS="--seeds 100" for less
-	@exec $(BIN)/python -m tests.torture all $(ARGS)
+torture: bootstrap ## break everything and check that no money moved twice; ARGS=change for what every change must pass
+	@exec $(BIN)/python -m tests.torture $(or $(ARGS),all)
 
 clean: ## delete what was built and cached; .clearspan, the local database, stays
 	rm -rf .venv .uv dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .schemathesis

@@ -35,6 +35,10 @@ def _parser() -> argparse.ArgumentParser:
     bugs.add_argument("--jobs", type=int, default=2, help="mutants at a time")
     processes.add_commands(commands)
     chaos.add_commands(commands)
+    change = commands.add_parser("change", help="what every change must pass: seeded runs and kills")
+    change.add_argument("--seeds", type=int, default=2000, help="runs (default 2000)")
+    change.add_argument("--kills", type=int, default=500, help="kills (default 500)")
+    change.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
     everything = commands.add_parser("all", help="all of them, in the size for every change")
     everything.add_argument("--seeds", type=int, default=2000, help="runs (default 2000)")
     everything.add_argument("--count", type=int, default=3000, help="tellings (default 3000)")
@@ -58,6 +62,9 @@ def main() -> int:
             return shuffles.main(given.count, given.seed)
         case "mutants":
             return mutants.main(given.names, given.seeds, given.jobs)
+        case "change":
+            kills = _parser().parse_args(["kill", "--kills", str(given.kills)])
+            return max(sim.main(0, given.seeds, given.jobs), int(kills.run(kills)))
         case _:
             ends = [
                 sim.main(0, given.seeds, given.jobs),
