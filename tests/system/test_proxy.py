@@ -67,14 +67,14 @@ async def test_a_trap_springs_when_the_statement_runs_and_decides_whether_it_ran
 ) -> None:
     """Not when it is prepared, and only for the arguments that are meant."""
     insert = await through.prepare(f"INSERT INTO {table} VALUES ($1::text::integer)")
-    trap = proxy.trap(b"77", when)
-    await insert.fetch("76")
+    trap = proxy.trap(b"10203040", when)
+    await insert.fetch("10203041")
     with pytest.raises(LOST):
-        await insert.fetch("77", timeout=10)
+        await insert.fetch("10203040", timeout=10)
     assert trap.sprung.is_set()
 
     async def count() -> int:
-        return int(await superuser.fetchval(f"SELECT count(*) FROM {table} WHERE n = 77"))
+        return int(await superuser.fetchval(f"SELECT count(*) FROM {table} WHERE n = 10203040"))
 
     if when is When.BEFORE:
         assert await count() == 0
