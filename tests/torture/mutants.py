@@ -213,14 +213,6 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     _bug(
-        "a retry that was not sent speaks for the first try",
-        (
-            _SERVICE,
-            'return msgspec.structs.replace(again, observed="unknown") if again.observed == "not_sent" else again',
-            "return again",
-        ),
-    ),
-    _bug(
         "more is refunded than was captured",
         (
             _PAYMENTS,
@@ -281,20 +273,6 @@ MUTANTS: tuple[Mutant, ...] = (
     _bug(
         "a message that contradicts is believed",
         (_TELL, "if contradicts and not older and", "if False and"),
-    ),
-    _bug(
-        "the PSP's reference of another operation is believed",
-        (
-            _PAYMENTS,
-            "        AND o.psp_ref = f->>'psp_ref' AND o.operation_id <> op.operation_id) THEN",
-            "        AND false) THEN",
-        ),
-        (_TABLES, "    UNIQUE (tenant_id, live, psp_account_id, psp_ref),\n", ""),
-        (
-            "plugins/psp-sandbox/src/clearspan_psp_sandbox/answers.py",
-            "if not belongs or (found.account, found.kind, found.reference) != (asked.account, asked.kind, asked.reference):",
-            "if False:",
-        ),
     ),
     _bug(
         "a tenant's worker takes another tenant's operations",
