@@ -100,8 +100,9 @@ BEGIN
             CONTINUE;
         END IF;
         UPDATE webhook_inbox SET lease_until = lease, tries = msg.tries + 1, updated_at = moment,
+            -- What died with its process is told again soon; only an answer makes the distances grow (inbox_told).
             due_at = greatest(lease, moment + make_interval(
-                secs => (p->'delays_s'->>least(msg.tries, steps - 1))::double precision))
+                secs => least(60, (p->'delays_s'->>least(msg.tries, steps - 1))::double precision)))
         WHERE tenant_id = tenant AND live = is_live AND inbox_id = msg.inbox_id;
         claimed := claimed || jsonb_build_object('inbox_id', msg.inbox_id, 'account_id', msg.psp_account_id, 'news', msg.news,
             'sequence', msg.psp_sequence, 'tries', msg.tries + 1, 'seen', msg.seen);
