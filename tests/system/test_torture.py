@@ -53,8 +53,12 @@ async def test_the_bench_finds_a_psp_that_ignores_its_keys(world: World) -> None
         "rates": {"F3": 0.5, "F13": 1.0},
         "options": {"F3": {"delay_s": 6, "hang_s": 2}, "F13": {"kind": "ignored"}},
     }
-    report = await processes.kill(
-        world, kills=4, seed=1, clients=12, faults=lies, pause_s=(1, 2), doom=0, flows=FLOWS, patience_s=8
-    )
+    for seed in (1, 2, 3, 4):
+        # Which processes die when is up to the machine: on a slow one a run may end before a key is used again.
+        report = await processes.kill(
+            world, kills=4, seed=seed, clients=12, faults=lies, pause_s=(1, 2), doom=0, flows=FLOWS, patience_s=8
+        )
+        if report.duplicates:
+            break
     assert report.duplicates > 0, report.table()
     assert "the PSP executed 2 charges" in " ".join(report.violations)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from uuid import UUID
 
 import msgspec
@@ -20,6 +20,7 @@ from clearspan.platform import clock
 from clearspan.platform.context import Caller, Scope
 from clearspan.platform.db import Database
 from clearspan.platform.idempotency import Answer, IdempotencyKey, once
+from clearspan.platform.moments import in_utc
 from clearspan.platform.orm import Repository
 from clearspan.platform.problems import InvalidRequest, Unauthorized
 from clearspan.settings import AccessSettings
@@ -148,11 +149,11 @@ class ApiKeys:
         wanted = frozenset(scopes)
         if not wanted or not wanted <= SCOPES.keys():
             raise _invalid("scopes", f"Name at least one scope; there are {', '.join(SCOPES)}.")
-        if expires_at is not None and expires_at <= clock.now():
+        # In UTC, as everything that is read back: a repeated answer has the same bytes.
+        end = in_utc("expires_at", expires_at)
+        if end is not None and end <= clock.now():
             raise _invalid("expires_at", "A key ends in the future.")
         await _check_maker(session, caller, wanted)
-        # In UTC, as everything that is read back: a repeated answer has the same bytes.
-        end = None if expires_at is None else expires_at.astimezone(UTC)
         return await self._add(session, caller, name, wanted, end)
 
     async def _rotate(self, session: AsyncSession, caller: Caller, key_id: UUID) -> tuple[ApiKey, str]:

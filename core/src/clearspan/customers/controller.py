@@ -23,7 +23,8 @@ from clearspan.customers.service import CustomerFilters, Customers
 from clearspan.platform import ids
 from clearspan.platform.context import Caller
 from clearspan.platform.idempotency import IdempotencyKey
-from clearspan.platform.problems import InvalidRequest, NotFound
+from clearspan.platform.moments import in_utc
+from clearspan.platform.problems import NotFound
 from clearspan.platform.replies import problems, reply
 
 Limit = Annotated[int, QueryParameter(ge=1, le=100, description="Rows per page.")]
@@ -62,12 +63,11 @@ class CustomerController(Controller):
         created_before: FromQuery[datetime | None] = None,
     ) -> CustomerList:
         """Customers, newest first, without the deleted ones."""
-        for name, moment in (("created_after", created_after), ("created_before", created_before)):
-            if moment is not None and moment.tzinfo is None:
-                message = f"{name} needs a time zone, such as 2026-11-22T00:00:00Z."
-                raise InvalidRequest(message, errors=[{"path": name, "message": message}])
         filters = CustomerFilters(
-            reference=reference, email=email, created_after=created_after, created_before=created_before
+            reference=reference,
+            email=email,
+            created_after=in_utc("created_after", created_after),
+            created_before=in_utc("created_before", created_before),
         )
         return await customers.list(caller.scope, filters, limit, cursor)
 

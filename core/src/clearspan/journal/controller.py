@@ -37,6 +37,7 @@ from clearspan.journal.service import AuditQuery
 from clearspan.platform import ids
 from clearspan.platform.context import Caller
 from clearspan.platform.db import Database
+from clearspan.platform.moments import in_utc
 from clearspan.platform.problems import Forbidden, InvalidRequest
 from clearspan.platform.replies import problems
 
@@ -160,10 +161,6 @@ class AuditController(Controller):
         created_before: Annotated[datetime | None, QueryParameter(description="Before this moment.")] = None,
     ) -> AuditList:
         """Everything that was done to what is yours: by whom, when, in which request. It cannot be changed, by nobody."""
-        for name, moment in (("created_after", created_after), ("created_before", created_before)):
-            if moment is not None and moment.tzinfo is None:
-                message = f"{name} needs a time zone, such as 2030-01-01T00:00:00Z."
-                raise InvalidRequest(message, errors=[{"path": name, "message": message}])
         query = AuditQuery(
             customer=customer,
             subject=subject,
@@ -171,8 +168,8 @@ class AuditController(Controller):
             actor=actor,
             type=type_,
             request_id=request_id,
-            created_after=created_after,
-            created_before=created_before,
+            created_after=in_utc("created_after", created_after),
+            created_before=in_utc("created_before", created_before),
         )
         return await service.search(db, caller.scope, query, limit=limit, cursor=cursor)
 

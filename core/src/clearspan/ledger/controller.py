@@ -15,7 +15,7 @@ from clearspan.ledger.service import EntryQuery
 from clearspan.platform import ids
 from clearspan.platform.context import Caller
 from clearspan.platform.db import Database
-from clearspan.platform.problems import InvalidRequest
+from clearspan.platform.moments import in_utc
 from clearspan.platform.replies import problems
 
 SCOPE = "ledger:read"
@@ -39,8 +39,8 @@ class LedgerController(Controller):
         before: Annotated[datetime | None, QueryParameter(description="As it stood at this moment.")] = None,
     ) -> BalanceList:
         """What stands on each account, by currency. Debits are positive, credits negative, and a currency sums to zero."""
-        _zoned(before=before)
-        return await service.balances(db, caller.scope, currency=currency, psp_account=psp_account, before=before)
+        at = in_utc("before", before)
+        return await service.balances(db, caller.scope, currency=currency, psp_account=psp_account, before=at)
 
     @get("/entries", summary="List entries", opt={"scope": SCOPE}, responses=problems(ids.InvalidId))
     async def entries(
@@ -57,13 +57,10 @@ class LedgerController(Controller):
         created_before: Annotated[datetime | None, QueryParameter(description="Before this moment.")] = None,
     ) -> EntryList:
         """Entries, newest first. Those with the same `transfer` belong together and sum to zero; none ever changes."""
-        _zoned(created_after=created_after, created_before=created_before)
-        query = EntryQuery(payment=payment, account=account, created_after=created_after, created_before=created_before)
+        query = EntryQuery(
+            payment=payment,
+            account=account,
+            created_after=in_utc("created_after", created_after),
+            created_before=in_utc("created_before", created_before),
+        )
         return await service.entries(db, caller.scope, query, limit=limit, cursor=cursor)
-
-
-def _zoned(**moments: datetime | None) -> None:
-    for name, moment in moments.items():
-        if moment is not None and moment.tzinfo is None:
-            message = f"{name} needs a time zone, such as 2030-01-01T00:00:00Z."
-            raise InvalidRequest(message, errors=[{"path": name, "message": message}])

@@ -31,6 +31,7 @@ from clearspan.payments.service import Payments
 from clearspan.platform import ids
 from clearspan.platform.context import Caller
 from clearspan.platform.idempotency import IdempotencyKey
+from clearspan.platform.moments import in_utc
 from clearspan.platform.problems import InvalidRequest
 from clearspan.platform.replies import problems, reply
 from clearspan.routing.service import NoRoute
@@ -115,12 +116,6 @@ class PaymentController(Controller):
             if name.startswith("metadata[") and name.endswith("]")
         }
         _only(request, _FILTERS, "metadata[key]")
-        for name, moment in (("created_after", created_after), ("created_before", created_before)):
-            if moment is not None and moment.tzinfo is None:
-                raise InvalidRequest(
-                    f"{name} needs a time zone, such as 2026-11-22T00:00:00Z.",
-                    errors=[{"path": name, "message": "no time zone"}],
-                )
         filters = {
             "tenant": tenant,
             "status": status,
@@ -130,8 +125,8 @@ class PaymentController(Controller):
             "reference": reference,
             "amount_min": amount_min,
             "amount_max": amount_max,
-            "created_after": created_after,
-            "created_before": created_before,
+            "created_after": in_utc("created_after", created_after),
+            "created_before": in_utc("created_before", created_before),
             "metadata": metadata or None,
         }
         return await payments.page(caller, filters, limit, cursor)

@@ -20,6 +20,7 @@ from clearspan.platform.addresses import AddressRefused
 from clearspan.platform.context import Caller, Scope
 from clearspan.platform.db import Database
 from clearspan.platform.idempotency import Answer, IdempotencyKey, once
+from clearspan.platform.moments import in_utc
 from clearspan.platform.problems import DatabaseUnavailable, InvalidRequest
 from clearspan.tenants.service import Tenants
 from clearspan.webhooks import signing
@@ -267,7 +268,8 @@ class Webhooks:
             NotFound, EndpointNotEnabled, ReplayTooLarge, InvalidRequest; and as ``once``.
         """
         now = clock.now()
-        since, until = body.since or now - clock.seconds(_REPLAYED_S), body.until or now
+        since = in_utc("since", body.since) or now - clock.seconds(_REPLAYED_S)
+        until = min(in_utc("until", body.until) or now, now)
         if since < now - clock.seconds(self._kept_s):
             days = self._deliveries.settings.retention_days
             raise _invalid("since", f"Deliveries are kept for {days} days; take a later moment.")
@@ -298,7 +300,7 @@ class Webhooks:
                 endpoint,
                 "webhook_endpoint.replayed",
                 deliveries=deliveries,
-                since=body.since,
+                since=since,
                 until=until,
             )
             out = ReplayOut(object="webhook_replay", endpoint=ids.encode("we", endpoint_id), deliveries=deliveries)
