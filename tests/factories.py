@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, TypeAlias
+from uuid import UUID
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
@@ -313,6 +314,7 @@ def rows(scope: Scope) -> list[tuple[str, Row]]:
         )
         for account_name, amount_minor in (("captured", -1099), ("refunded", 99), ("in_transit", 1000))
     ]
+    tables += billing_rows(scope, customer, method, account, payment, operation)
     return [(table, {"tenant_id": scope.tenant_id, "live": scope.live, **row}) for table, row in tables]
 
 
@@ -321,3 +323,175 @@ async def insert(connection: Connection, table: str, row: Row) -> None:
     columns = ", ".join(row)
     places = ", ".join(f"${number}" for number in range(1, len(row) + 1))
     await connection.execute(f"INSERT INTO {table} ({columns}) VALUES ({places})", *row.values())
+
+
+def billing_rows(
+    scope: Scope, customer: UUID, method: UUID, account: UUID, payment: UUID, operation: UUID
+) -> list[tuple[str, Row]]:
+    """The tables of mandates, subscriptions, invoices and rebills."""
+    now = clock.now()
+    mandate, plan, coupon, subscription, invoice = (clock.new_uuid() for _ in range(5))
+    stamps = {"created_at": now, "updated_at": now}
+    month = clock.seconds(30 * 86_400)
+    money = {"currency": "EUR", "period_start": now, "period_end": now + month}
+    tables: list[tuple[str, Row]] = []
+    if not scope.live:  # There is no test clock in live mode.
+        tables.append(("test_clocks", {"test_clock_id": clock.new_uuid(), "name": "A year", "now_at": now, **stamps}))
+    tables += [
+        (
+            "mandates",
+            {
+                "mandate_id": mandate,
+                "customer_id": customer,
+                "payment_method_id": method,
+                "purpose": "recurring",
+                "status": "active",
+                "psp_account_id": account,
+                "text_version": "2026-01",
+                "accepted_at": now,
+                "activated_at": now,
+                **stamps,
+            },
+        ),
+        ("billing_settings", {"updated_at": now}),
+        (
+            "plans",
+            {
+                "plan_id": plan,
+                "name": "Basic",
+                "amounts": '{"EUR": 900}',
+                "interval_unit": "month",
+                "interval_count": 1,
+                **stamps,
+            },
+        ),
+        (
+            "coupons",
+            {
+                "coupon_id": coupon,
+                "code": "SPRING",
+                "name": "Spring",
+                "percent_bp": 1000,
+                "duration": "once",
+                **stamps,
+            },
+        ),
+        (
+            "subscriptions",
+            {
+                "subscription_id": subscription,
+                "customer_id": customer,
+                "status": "active",
+                "currency": "EUR",
+                "interval_unit": "month",
+                "interval_count": 1,
+                "time_zone": "Europe/Berlin",
+                "anchor_local": now.replace(tzinfo=None),
+                "period_no": 0,
+                "current_period_start": now,
+                "current_period_end": now + month,
+                "next_at": now + month,
+                "started_at": now,
+                "payment_method_id": method,
+                "mandate_id": mandate,
+                **stamps,
+            },
+        ),
+        (
+            "subscription_items",
+            {
+                "subscription_id": subscription,
+                "item_id": clock.new_uuid(),
+                "position": 1,
+                "plan_id": plan,
+                "description": "Basic",
+                "quantity": 1,
+                "unit_amount_minor": 900,
+            },
+        ),
+        (
+            "invoices",
+            {
+                "invoice_id": invoice,
+                "customer_id": customer,
+                "subscription_id": subscription,
+                "number": "INV-000001",
+                "status": "open",
+                "reason": "cycle",
+                "subtotal_minor": 900,
+                "total_minor": 900,
+                "due_minor": 900,
+                "opened_at": now,
+                **money,
+                **stamps,
+            },
+        ),
+        (
+            "invoice_lines",
+            {
+                "invoice_id": invoice,
+                "position": 1,
+                "kind": "period",
+                "plan_id": plan,
+                "description": "Basic",
+                "quantity": 1,
+                "unit_amount_minor": 900,
+                "amount_minor": 900,
+            },
+        ),
+        (
+            "credit_notes",
+            {
+                "credit_note_id": clock.new_uuid(),
+                "invoice_id": invoice,
+                "number": "CN-000001",
+                "amount_minor": 100,
+                "currency": "EUR",
+                "settled_by": "reduction",
+                "reason": "late",
+                "created_at": now,
+            },
+        ),
+        (
+            "dunning_plans",
+            {
+                "dunning_plan_id": clock.new_uuid(),
+                "version": 1,
+                "name": "Patient",
+                "plan": "{}",
+                "created_at": now,
+                "created_by": "key_1",
+            },
+        ),
+        (
+            "rebills",
+            {
+                "invoice_id": invoice,
+                "subscription_id": subscription,
+                "psp_account_id": account,
+                "state": "due",
+                "tries": 1,
+                "next_at": now + month,
+                **stamps,
+            },
+        ),
+        (
+            "rebill_tries",
+            {"invoice_id": invoice, "try": 1, "operation_id": operation, "reason": "first_try", "at": now},
+        ),
+        ("rebill_pace", {"psp_account_id": account, "tokens": 1.0, "filled_at": now}),
+        (
+            "notices",
+            {
+                "notice_id": clock.new_uuid(),
+                "kind": "reminder",
+                "customer_id": customer,
+                "subscription_id": subscription,
+                "invoice_id": invoice,
+                "dedupe": f"reminder:{invoice}:1",
+                "due_at": now + month,
+                **stamps,
+            },
+        ),
+    ]
+    return tables

@@ -34,6 +34,7 @@ from clearspan.psps.service import PspAccounts
 from clearspan.psps.webhooks import PspWebhooks
 from clearspan.routes import handlers, openapi, summarise
 from clearspan.settings import Settings
+from clearspan.subscriptions.schedule import Scheduler
 from clearspan.tenants.service import Tenants
 from clearspan.vaults.service import Vaults
 from clearspan.webhooks.dispatch import Deliveries
@@ -67,6 +68,7 @@ class Gateway:
             self.db, self.tenants, plugins, self.vaults, settings, self.metrics, _psp_guard(settings)
         )
         self.payments = Payments(self.db, self.psps, master.installation, settings, self.metrics)
+        self.scheduler = Scheduler(self.db, settings)
         self.inbox = Inbox(self.db, self.payments, settings)
         self.psp_webhooks = PspWebhooks(self.db, self.tenants, self.psps, settings.psps, self.metrics)
         self.psp_webhooks.wake = self.inbox.wake

@@ -134,6 +134,7 @@ Ports = Annotated[
     tuple[int, ...], _Rule("list of port numbers, such as [443]", lambda ports: all(0 < one < 65536 for one in ports))
 ]
 DatabaseUrl = Annotated[Secret, _Rule("secret postgresql:// URL, or empty", _begins("postgresql", "postgres"))]
+MailUrl = Annotated[Secret, _Rule("secret smtp:// or smtps:// URL, or empty", _begins("smtp", "smtps"))]
 RedisUrl = Annotated[
     Secret, _Rule("secret redis://, rediss:// or unix:// URL, or empty", _begins("redis", "rediss", "unix"))
 ]
@@ -212,6 +213,31 @@ class PaymentSettings(_Table, frozen=True):
     quarantine_h: Annotated[int, Meta(ge=1, le=8760)]
     surplus: Literal["return", "hold"]
     second_person_above_minor: Annotated[int, Meta(ge=0, le=10**12)]
+
+
+class MandateSettings(_Table, frozen=True):
+    """``[mandates]``."""
+
+    authentication: Literal["eea", "always", "never"]
+
+
+class RebillSettings(_Table, frozen=True):
+    """``[rebills]``."""
+
+    plan_batch: Annotated[int, Meta(ge=1, le=10_000)]
+    charges_max: Annotated[int, Meta(ge=1, le=1000)]
+    rate_per_account_s: Annotated[float, Meta(ge=0.01, le=10_000)]
+    lease_s: Annotated[int, Meta(ge=5, le=3600)]
+    incomplete_ttl_h: Annotated[int, Meta(ge=1, le=8760)]
+
+
+class MailSettings(_Table, frozen=True):
+    """``[mail]``."""
+
+    url: MailUrl
+    sender: Annotated[str, Meta(min_length=3, max_length=254, pattern=r"^[^\s@<>]+@[^\s@<>]+$")]
+    timeout_s: Annotated[float, Meta(ge=0.1, le=300)]
+    tries_max: Annotated[int, Meta(ge=1, le=50)]
 
 
 class PspSettings(_Table, frozen=True):
@@ -322,6 +348,9 @@ class Settings(_Table, frozen=True):
     redis: RedisSettings
     worker: WorkerSettings
     payments: PaymentSettings
+    mandates: MandateSettings
+    rebills: RebillSettings
+    mail: MailSettings
     psps: PspSettings
     outbound: OutboundSettings
     webhooks: WebhookSettings

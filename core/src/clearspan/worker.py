@@ -35,13 +35,15 @@ from clearspan.commands import heartbeat
 from clearspan.commands.start import check_master_key, keep_clock
 from clearspan.journal.push import Pusher
 from clearspan.journal.seal import Sealer
-from clearspan.payments.jobs import JOBS
+from clearspan.payments import jobs as payment_jobs
 from clearspan.platform import clock, ids, sqlbundle
 from clearspan.platform.problems import DatabaseUnavailable
 from clearspan.platform.queue import QUEUE, Doorbell
 from clearspan.platform.runtime import Runtime, opened, publish, require_schema, withdraw
 from clearspan.platform.telemetry import configure_logging
+from clearspan.rebills import jobs as rebill_jobs
 from clearspan.settings import Settings
+from clearspan.subscriptions import jobs as subscription_jobs
 from clearspan.webhooks.dispatch import Dispatcher
 
 JOB_TIMEOUT_S = 300
@@ -54,6 +56,8 @@ AWAY_S = 1.0
 """Between two tries while Redis is away; without a pause a worker turns at full speed."""
 DEQUEUE_S = 1.0
 """How long one wait for a message lasts, and so how long a stop waits for it."""
+JOBS = {**payment_jobs.JOBS, **subscription_jobs.JOBS, **rebill_jobs.JOBS}
+"""By the name that ``due_work`` gives them."""
 log = structlog.get_logger("clearspan.worker")
 
 
@@ -94,6 +98,7 @@ class Jobs:
             "inbox": gateway.inbox,
             "db": gateway.db,
             "settings": gateway.settings,
+            "scheduler": gateway.scheduler,
         }
 
     async def run(self, name: str, arguments: Mapping[str, Any]) -> bool:

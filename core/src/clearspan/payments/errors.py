@@ -290,3 +290,62 @@ class UnsupportedCurrency(DomainError):
     status = 422
     title = "The currency is not known"
     advice = "Use a three-letter ISO 4217 code in capitals, such as EUR, USD or JPY."
+
+
+class MandateMissing(DomainError):
+    """A merchant-initiated charge without the customer's consent to it."""
+
+    code = "mandate_missing"
+    status = 409
+    title = "The customer did not agree to be charged by you"
+    advice = (
+        "A payment with customer_present = false needs a mandate of this customer for this payment method:"
+        " POST /v1/mandates, then a first payment with the customer present. Nothing was sent."
+    )
+
+
+class MandateNotActive(DomainError):
+    """The mandate was revoked, is suspended, or its first payment is missing."""
+
+    code = "mandate_not_active"
+    status = 409
+    title = "The mandate is not active"
+    advice = (
+        "mandate_status says why. A pending one becomes active with its first payment; a revoked one stays revoked: ask the"
+        " customer for a new one. Nothing was sent."
+    )
+
+
+class RetryCapReached(DomainError):
+    """The schemes limit how often a declined card may be tried; see docs/dunning.md."""
+
+    code = "retry_cap_reached"
+    status = 409
+    title = "This card has been tried as often as is allowed"
+    advice = "Wait until again_at, or use another payment method. Nothing was sent."
+
+
+class CardStopped(DomainError):
+    """The issuer said that this card must not be charged again without its holder."""
+
+    code = "card_stopped"
+    status = 409
+    title = "The issuer forbids further charges to this card"
+    advice = "Ask the customer for another payment method. Nothing was sent."
+
+
+class InvoiceNotPayable(DomainError):
+    """The invoice is not open any more."""
+
+    code = "invoice_not_payable"
+    status = 409
+    title = "The invoice cannot be paid"
+    advice = "invoice_status says how it stands: paid, void or not open yet. Nothing was sent."
+
+
+class RebillLeaseLost(DomainError):
+    """Another worker collects the invoice, or it was stopped meanwhile. Never leaves the gateway."""
+
+    code = "rebill_lease_lost"
+    status = 409
+    title = "The invoice is not collected by this worker any more"

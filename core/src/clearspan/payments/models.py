@@ -112,6 +112,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     decided_at: datetime | None = None
     fee_minor: int | None = None
     psp_sequence: int | None = None
+    merchant_initiated: bool = False
+    mandate_id: UUID | None = None
 
 
 class Dispute(msgspec.Struct, frozen=True, kw_only=True):

@@ -73,3 +73,40 @@ class Stale(msgspec.Struct, frozen=True):
     payment_id: UUID
     status: str
     operation_id: UUID | None = None
+
+
+class InvoiceCharge(msgspec.Struct, frozen=True, kw_only=True):
+    """One try to charge an invoice.
+
+    Attributes:
+        invoice_id, number: the invoice and its number, which becomes the payment's reference.
+        payment_id: of the invoice's payment; a pure function of the invoice, so that there is one.
+        opened: the payment is there: this is not the first try.
+        operation_id: a pure function of invoice and try, so that a try is made once.
+        amount_minor, currency: what the invoice asks for.
+        customer_id, payment_method_id: whom and what to charge.
+        customer_present: ``False`` for a merchant-initiated charge, which needs a mandate.
+        mandate_id: what it rests on, or what its success activates.
+        psp_account_id: where; ``None`` for routing.
+        clock_at: the time of the customer's test clock, when there is one.
+        rebill: of the scheduler: ``lease_token``, ``try``, ``reason``, ``delay_s``.
+        description: for the PSP's own pages; no personal data.
+        return_url: where the payer comes back to after an action.
+    """
+
+    invoice_id: UUID
+    number: str
+    payment_id: UUID
+    opened: bool
+    operation_id: UUID
+    amount_minor: int
+    currency: str
+    customer_id: UUID
+    payment_method_id: UUID
+    customer_present: bool
+    mandate_id: UUID | None = None
+    psp_account_id: UUID | None = None
+    clock_at: datetime | None = None
+    rebill: dict[str, Any] | None = None
+    description: str | None = None
+    return_url: str | None = None

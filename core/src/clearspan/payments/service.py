@@ -24,8 +24,9 @@ import asyncpg
 import msgspec
 import structlog
 
-from clearspan.payments import errors, recovery
+from clearspan.payments import caps, errors, recovery
 from clearspan.payments import news as news_of_psps
+from clearspan.payments.mandates import EEA
 from clearspan.payments.models import (
     FINAL,
     Dispute,
@@ -38,7 +39,7 @@ from clearspan.payments.models import (
 )
 from clearspan.payments.news import PAYMENT_LABEL, Told
 from clearspan.payments.recovery import NextStep
-from clearspan.payments.rows import Details, Kept, Opened, Settled, Stale
+from clearspan.payments.rows import Details, InvoiceCharge, Kept, Opened, Settled, Stale
 from clearspan.payments.schemas import (
     AuditOut,
     DecisionCreate,
@@ -69,7 +70,7 @@ from clearspan.platform.problems import DatabaseUnavailable, DomainError, Invali
 from clearspan.platform.telemetry import Metrics
 from clearspan.psps.calls import Observation
 from clearspan.psps.service import PspAccounts, Sending
-from clearspan.routing.service import NoRoute, choose
+from clearspan.routing.service import Choice, NoRoute, choose
 from clearspan.sdk import (
     CURRENCIES,
     CancelRequest,
@@ -89,6 +90,8 @@ UNWOUND_AT_ONCE = 32
 """Well below ``psps.calls_max``: giving back must not crowd out paying."""
 _UNDECIDED = (OperationState.PENDING, OperationState.NEEDS_REVIEW)
 SETTLE_TRIES = 8
+_INVOICE_OPEN_D = 3650
+"""The payment of an invoice does not expire: the invoice decides how long it is collected."""
 
 
 _OPENED = msgspec.json.Decoder(Opened)
@@ -165,6 +168,7 @@ class Payments:
         }
         document = self._document(caller, key, now) | {"payment": given}
         if body.confirm:
+            document["caps"] = caps.at(now)
             document["operation"] = await self._charge(
                 caller, key, now, body.currency, body.capture_method, body.psp_account
             )
@@ -383,6 +387,68 @@ class Payments:
         document = _place(scope) | {"ids": list(wanted), "limit": len(wanted)}
         found = _DISPUTES.decode(await self._db.call("dispute_list", document))
         return {one.dispute_id: msgspec.to_builtins(dispute_out(one, live=scope.live)) for one in found}
+
+    async def collect(self, caller: Caller, charge: InvoiceCharge) -> Details:
+        """Charge an invoice: reserve, send, settle, as for every payment.
+
+        The invoice, its subscription and its rebill change in the transactions of the payment (``subscriptions/sql``).
+        A try that was made already, by whoever died over it, is looked up instead of being made again.
+
+        Returns:
+            the payment with its operations, ``processing`` when the PSP has not answered within ``payments.wait_budget_s``.
+
+        Raises:
+            NoRoute, and the refusals of ``errors``, InvoiceNotPayable and RebillLeaseLost among them: nothing was sent.
+        """
+        now = clock.now()
+        wanted = None if charge.psp_account_id is None else ids.encode("acct", charge.psp_account_id)
+        choice = await self._choose(caller.scope, charge.currency, "automatic", wanted)
+        operation = self._lease_fields(now) | {
+            "operation_id": charge.operation_id,
+            "psp_key": ids.psp_key(charge.operation_id, 0, KEY_LENGTH),
+            "want": "charge",
+            "psp_account_id": choice.candidate.account_id,
+            "routing": choice.reason,
+            "payment_method_id": charge.payment_method_id,
+            "mandate_id": charge.mandate_id,
+            "merchant_initiated": not charge.customer_present,
+            "clock_at": charge.clock_at,
+            "return_url": charge.return_url,
+        }
+        document = self._document(caller, None, now) | {
+            "payment_id": charge.payment_id,
+            "operation": operation,
+            "rebill": charge.rebill,
+            "caps": caps.at(now),
+        }
+        if not charge.opened:
+            document["payment"] = {
+                "payment_id": charge.payment_id,
+                "invoice_id": charge.invoice_id,
+                "mandate_id": charge.mandate_id,
+                "amount_minor": charge.amount_minor,
+                "currency": charge.currency,
+                "capture_method": "automatic",
+                "customer_present": charge.customer_present,
+                "customer_id": charge.customer_id,
+                "payment_method_id": charge.payment_method_id,
+                "reference": charge.number,
+                "description": charge.description,
+                "return_url": charge.return_url,
+                "metadata": {},
+                "expires_at": now + timedelta(days=_INVOICE_OPEN_D),
+            }
+        opened = await self._open(caller, "operation_open" if charge.opened else "payment_open", document)
+        assert opened.payment is not None
+        if opened.sending is not None:
+            task = asyncio.create_task(self._send_and_store(caller, opened))
+            self._under_way.add(task)
+            task.add_done_callback(self._finished)
+            await asyncio.wait({task}, timeout=self._settings.payments.wait_budget_s)
+        return await self._find(caller.scope, opened.payment.payment_id)
+
+    async def _send_and_store(self, caller: Caller, opened: Opened) -> None:
+        await self.settle(caller, opened, await self._send(caller, opened))
 
     async def expire_stale(self, scope: Scope, request_id: str, most: int) -> int:
         """Close intents whose time is over; one that waits for the payer is looked up and given up at the PSP first.
@@ -669,7 +735,11 @@ class Payments:
         operation: dict[str, Any],
         render: Render,
     ) -> Answer:
-        document = self._document(caller, key, now) | {"payment_id": payment_id, "operation": operation}
+        document = self._document(caller, key, now) | {
+            "payment_id": payment_id,
+            "operation": operation,
+            "caps": caps.at(now) if operation["want"] == "charge" else None,
+        }
         return await self._run(caller, key, await self._open(caller, "operation_open", document), render, self._send)
 
     async def _open(self, caller: Caller, function: str, document: dict[str, Any]) -> Opened:
@@ -759,7 +829,7 @@ class Payments:
                     amount=amount,
                     capture=operation.kind == "purchase",
                     source=psp.source(),
-                    customer_present=payment.customer_present,
+                    customer_present=not operation.merchant_initiated,
                     return_url=payment.return_url,
                     webhook_url=self._psps.webhook_url(sending),
                     description=payment.description,
@@ -879,6 +949,8 @@ class Payments:
             "unwind_at": recovery.unwind_again(operation, opened.operations, now),
             **more,
         }
+        if operation.mandate_id is not None:
+            document["mandate_activation"] = {"authentication": self._settings.mandates.authentication, "eea": EEA}
         answer = None
         if key is not None:
             predicted, operations, changed = _predict(payment, opened.operations, operation, observation, now)
@@ -951,20 +1023,19 @@ class Payments:
     async def _charge(
         self, caller: Caller, key: IdempotencyKey, now: datetime, currency: str, capture_method: str, wanted: str | None
     ) -> dict[str, Any]:
-        try:
-            choice = choose(
-                await self._psps.candidates(caller.scope),
-                currency=currency,
-                capture_method=capture_method,
-                wanted=wanted,
-            )
-        except NoRoute:  # An account may have been added a moment ago, by another process.
-            candidates = await self._psps.candidates(caller.scope, fresh=True)
-            choice = choose(candidates, currency=currency, capture_method=capture_method, wanted=wanted)
+        choice = await self._choose(caller.scope, currency, capture_method, wanted)
         return self._operation(caller, key, now, "charge") | {
             "psp_account_id": choice.candidate.account_id,
             "routing": choice.reason,
         }
+
+    async def _choose(self, scope: Scope, currency: str, capture_method: str, wanted: str | None) -> Choice:
+        try:
+            candidates = await self._psps.candidates(scope)
+            return choose(candidates, currency=currency, capture_method=capture_method, wanted=wanted)
+        except NoRoute:  # An account may have been added a moment ago, by another process.
+            candidates = await self._psps.candidates(scope, fresh=True)
+            return choose(candidates, currency=currency, capture_method=capture_method, wanted=wanted)
 
     def _operation(self, caller: Caller, key: IdempotencyKey, now: datetime, want: str) -> dict[str, Any]:
         operation_id = ids.operation_id(

@@ -227,12 +227,14 @@ CREATE OR REPLACE FUNCTION operation_insert_{{v}}(p jsonb, payment payment_inten
 RETURNS operations LANGUAGE sql AS $$
     INSERT INTO operations (tenant_id, live, operation_id, payment_id, kind, state, amount_minor, currency, psp_account_id,
         payment_method_id, parent_id, psp_key, final, reason, reference, metadata, routing, lease_token, lease_until, sweep_at,
-        created_at, sent_at, updated_at)
+        created_at, sent_at, updated_at, merchant_initiated, mandate_id, clock_at)
     SELECT payment.tenant_id, payment.live, (o->>'operation_id')::uuid, payment.payment_id, kind, 'submitted', amount,
         payment.currency, (o->>'psp_account_id')::uuid, payment.payment_method_id, parent, o->>'psp_key',
         COALESCE((o->>'final')::boolean, false), o->>'reason', o->>'reference', COALESCE(o->'metadata', '{}'),
         COALESCE(o->'routing', '{}'), (o->>'lease_token')::uuid, (o->>'lease_until')::timestamptz,
-        (o->>'lease_until')::timestamptz, (p->>'now')::timestamptz, (p->>'now')::timestamptz, (p->>'now')::timestamptz
+        (o->>'lease_until')::timestamptz, (p->>'now')::timestamptz, (p->>'now')::timestamptz, (p->>'now')::timestamptz,
+        parent IS NULL AND COALESCE((o->>'merchant_initiated')::boolean, NOT payment.customer_present),
+        CASE WHEN parent IS NULL THEN COALESCE((o->>'mandate_id')::uuid, payment.mandate_id) END, (o->>'clock_at')::timestamptz
     FROM (SELECT p->'operation' AS o) AS given
     RETURNING *;
 $$;
@@ -251,6 +253,9 @@ BEGIN
     RETURN jsonb_build_object('account_id', account.psp_account_id, 'psp', account.psp, 'account', account.name,
         'config_version', account.config_version, 'config', encode(account.config, 'base64'), 'method', method,
         'webhook_token', account.webhook_token,
+        'credential', (SELECT jsonb_build_object('mandate_id', d.mandate_id, 'purpose', d.purpose, 'first', d.status = 'pending',
+                              'network_transaction_id', d.network_transaction_id)
+                       FROM mandates d WHERE d.tenant_id = o.tenant_id AND d.live = o.live AND d.mandate_id = o.mandate_id),
         'charge_ref', (SELECT c.psp_ref FROM operations c WHERE c.tenant_id = o.tenant_id AND c.live = o.live
                        AND c.operation_id = o.parent_id));
 END $$;
@@ -284,6 +289,84 @@ BEGIN
     END IF;
 END $$;
 
+-- A payment may name a mandate of its own customer and method that was not revoked.
+CREATE OR REPLACE FUNCTION check_mandate_{{v}}(tenant uuid, is_live boolean, mandate uuid, method uuid, customer uuid)
+RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    found mandates;
+BEGIN
+    SELECT * INTO found FROM mandates WHERE tenant_id = tenant AND live = is_live AND mandate_id = mandate;
+    IF found.mandate_id IS NULL OR found.customer_id IS DISTINCT FROM customer THEN
+        PERFORM refuse_{{v}}('mandate_missing');
+    ELSIF found.status = 'revoked' OR found.payment_method_id IS DISTINCT FROM method THEN
+        PERFORM refuse_{{v}}('mandate_not_active', jsonb_build_object('mandate_status',
+            CASE WHEN found.status = 'revoked' THEN 'revoked' ELSE 'of_another_payment_method' END));
+    END IF;
+END $$;
+
+-- A charge is about to be reserved with this method: what the schemes count by card is counted here, under the card's lock, and a
+-- merchant-initiated one needs an active mandate. Returns the operation's fields with the mandate filled in.
+--
+-- p->'caps': by scheme ('*' for all others) {"stop_codes": [...], "stop_advice": [{"advice", "window_s"}], "rules": [{"rule",
+-- "window_s", "most", "same_amount"}]}; rebills.caps has the sources. p->'operation'->>'clock_at' is a test clock's time.
+CREATE OR REPLACE FUNCTION charge_allowed_{{v}}(p jsonb, pay payment_intents) RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+    o jsonb := p->'operation';
+    by_merchant boolean := COALESCE((o->>'merchant_initiated')::boolean, NOT pay.customer_present);
+    at_ timestamptz := COALESCE((o->>'clock_at')::timestamptz, (p->>'now')::timestamptz);
+    m payment_methods;
+    d mandates;
+    caps jsonb;
+    rule jsonb;
+    seen record;
+BEGIN
+    SELECT * INTO m FROM payment_methods
+    WHERE tenant_id = pay.tenant_id AND live = pay.live AND payment_method_id = pay.payment_method_id;
+    PERFORM pg_advisory_xact_lock(hashtextextended(m.tenant_id || ' ' || m.live || ' ' || m.fingerprint, 0));
+    IF NOT by_merchant THEN
+        RETURN o;
+    END IF;
+    SELECT * INTO d FROM mandates x
+    WHERE x.tenant_id = pay.tenant_id AND x.live = pay.live AND x.payment_method_id = pay.payment_method_id
+      AND x.mandate_id = COALESCE((o->>'mandate_id')::uuid, pay.mandate_id, x.mandate_id)
+    ORDER BY (x.status = 'active') DESC, x.created_at DESC LIMIT 1 FOR SHARE;
+    IF d.mandate_id IS NULL THEN
+        PERFORM refuse_{{v}}('mandate_missing');
+    ELSIF d.status <> 'active' THEN
+        PERFORM refuse_{{v}}('mandate_not_active', jsonb_build_object('mandate_status', d.status));
+    END IF;
+    caps := COALESCE(p->'caps'->m.brand, p->'caps'->'*');
+    FOR rule IN SELECT * FROM jsonb_array_elements(COALESCE(caps->'rules', '[]')) LOOP
+        -- Declines, and whatever may still become one.
+        SELECT count(*) AS tries, min(COALESCE(x.clock_at, x.created_at)) AS oldest INTO seen
+        FROM operations x
+        JOIN payment_methods c ON c.tenant_id = x.tenant_id AND c.live = x.live AND c.payment_method_id = x.payment_method_id
+        WHERE c.tenant_id = m.tenant_id AND c.live = m.live AND c.fingerprint = m.fingerprint
+          AND x.kind IN ('authorize', 'purchase')
+          AND x.state IN ('declined', 'prepared', 'submitted', 'requires_action', 'pending', 'unknown', 'needs_review')
+          AND COALESCE(x.clock_at, x.created_at) > at_ - make_interval(secs => (rule->>'window_s')::double precision)
+          AND (NOT (rule->>'same_amount')::boolean OR (x.amount_minor = pay.amount_minor AND x.currency = pay.currency));
+        IF seen.tries >= (rule->>'most')::integer THEN
+            PERFORM refuse_{{v}}('retry_cap_reached', jsonb_build_object('rule', rule->>'rule', 'again_at',
+                seen.oldest + make_interval(secs => (rule->>'window_s')::double precision)));
+        END IF;
+    END LOOP;
+    SELECT x.code, x.advice INTO seen
+    FROM operations x
+    JOIN payment_methods c ON c.tenant_id = x.tenant_id AND c.live = x.live AND c.payment_method_id = x.payment_method_id
+    WHERE c.tenant_id = m.tenant_id AND c.live = m.live AND c.fingerprint = m.fingerprint AND x.state = 'declined'
+      AND x.kind IN ('authorize', 'purchase')
+      AND (COALESCE(caps->'stop_codes', '[]') ? x.code OR EXISTS (
+           SELECT FROM jsonb_array_elements(COALESCE(caps->'stop_advice', '[]')) AS a
+           WHERE a->>'advice' = x.advice
+             AND COALESCE(x.clock_at, x.created_at) > at_ - make_interval(secs => (a->>'window_s')::double precision)))
+    LIMIT 1;
+    IF FOUND THEN
+        PERFORM refuse_{{v}}('card_stopped', jsonb_strip_nulls(jsonb_build_object('decline_code', seen.code, 'advice', seen.advice)));
+    END IF;
+    RETURN o || jsonb_build_object('mandate_id', d.mandate_id, 'merchant_initiated', true);
+END $$;
+
 CREATE OR REPLACE FUNCTION payment_open_{{v}}(p jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE
     given jsonb := p->'payment';
@@ -305,6 +388,10 @@ BEGIN
         AND deleted_at IS NULL) THEN
         PERFORM refuse_{{v}}('customer_not_found');
     END IF;
+    IF given->>'mandate_id' IS NOT NULL THEN
+        PERFORM check_mandate_{{v}}(tenant, is_live, (given->>'mandate_id')::uuid, (given->>'payment_method_id')::uuid,
+                                    (given->>'customer_id')::uuid);
+    END IF;
     IF given->>'payment_method_id' IS NOT NULL THEN
         PERFORM check_method_{{v}}(tenant, is_live, (given->>'payment_method_id')::uuid, (given->>'customer_id')::uuid);
     END IF;
@@ -313,12 +400,12 @@ BEGIN
     END IF;
     INSERT INTO payment_intents (tenant_id, live, payment_id, amount_minor, currency, capture_method, customer_present,
         customer_id, payment_method_id, psp_account_id, reference, description, return_url, metadata, created_at, updated_at,
-        expires_at, status, charge_operation_id)
+        expires_at, mandate_id, invoice_id, status, charge_operation_id)
     VALUES (tenant, is_live, (given->>'payment_id')::uuid, (given->>'amount_minor')::bigint, given->>'currency',
         given->>'capture_method', (given->>'customer_present')::boolean, (given->>'customer_id')::uuid,
         (given->>'payment_method_id')::uuid, (p->'operation'->>'psp_account_id')::uuid, given->>'reference',
         given->>'description', given->>'return_url', COALESCE(given->'metadata', '{}'), moment, moment,
-        (given->>'expires_at')::timestamptz,
+        (given->>'expires_at')::timestamptz, (given->>'mandate_id')::uuid, (given->>'invoice_id')::uuid,
         CASE WHEN charging THEN 'processing' WHEN given->>'payment_method_id' IS NULL THEN 'requires_payment_method'
              ELSE 'requires_confirmation' END, (p->'operation'->>'operation_id')::uuid)
     RETURNING * INTO pay;
@@ -331,8 +418,10 @@ BEGIN
         END IF;
         RETURN jsonb_build_object('payment', to_jsonb(pay));
     END IF;
+    p := jsonb_set(p, '{operation}', charge_allowed_{{v}}(p, pay));
     op := operation_insert_{{v}}(p, pay, CASE pay.capture_method WHEN 'manual' THEN 'authorize' ELSE 'purchase' END,
                                  pay.amount_minor, NULL);
+    PERFORM invoice_charging_{{v}}(p, pay, op);
     PERFORM journal_write_{{v}}(p, (p->'event_ids'->>1)::uuid, 'operation.submitted', 'operation', op.operation_id, 1,
         pay.customer_id, jsonb_build_object('payment_id', pay.payment_id, 'kind', op.kind, 'amount_minor', op.amount_minor,
         'currency', op.currency, 'psp_account_id', op.psp_account_id));
@@ -416,7 +505,9 @@ BEGIN
         PERFORM check_method_{{v}}(tenant, is_live, pay.payment_method_id, pay.customer_id);
         PERFORM check_account_{{v}}(tenant, is_live, (p->'operation'->>'psp_account_id')::uuid);
         kind := CASE pay.capture_method WHEN 'manual' THEN 'authorize' ELSE 'purchase' END;
+        p := jsonb_set(p, '{operation}', charge_allowed_{{v}}(p, pay));
         op := operation_insert_{{v}}(p, pay, kind, pay.amount_minor, NULL);
+        PERFORM invoice_charging_{{v}}(p, pay, op);
     ELSE
         IF want = 'void' AND pay.status = 'requires_action' THEN
             left_minor := pay.amount_minor;
@@ -632,6 +723,8 @@ BEGIN
         END IF;
         pay := payment_store_{{v}}(pay, moment);
         PERFORM ledger_post_{{v}}(p, before_pay, pay, op, fee_before);
+        PERFORM mandate_settled_{{v}}(p, pay, op);
+        PERFORM invoice_settled_{{v}}(p, pay, op);
         PERFORM journal_write_{{v}}(p, (p->'event_ids'->>0)::uuid, CASE op.kind
                 WHEN 'refund' THEN 'refund.' || CASE after WHEN 'declined' THEN 'failed' ELSE after END
                 WHEN 'capture' THEN 'payment.' || CASE after WHEN 'succeeded' THEN 'captured' WHEN 'declined'

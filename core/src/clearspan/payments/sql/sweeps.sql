@@ -28,6 +28,27 @@ BEGIN
             SELECT tenant_id, live FROM payment_intents WHERE unwind_at <= moment ORDER BY unwind_at LIMIT most) AS unwanted
         GROUP BY tenant_id, live
         UNION ALL
+        SELECT tenant_id, live, 'plan_subscriptions', count(*) FROM (
+            SELECT tenant_id, live FROM subscriptions WHERE next_at <= moment AND test_clock_id IS NULL
+            ORDER BY next_at LIMIT most) AS periods
+        GROUP BY tenant_id, live
+        UNION ALL
+        SELECT tenant_id, live, 'collect_invoices', count(*) FROM (
+            SELECT tenant_id, live FROM rebills WHERE next_at <= moment AND test_clock_id IS NULL
+            ORDER BY next_at LIMIT most) AS unpaid
+        GROUP BY tenant_id, live
+        UNION ALL
+        SELECT tenant_id, live, 'send_notices', count(*) FROM (
+            SELECT tenant_id, live FROM notices WHERE due_at <= moment AND test_clock_id IS NULL
+            ORDER BY due_at LIMIT most) AS unsent
+        GROUP BY tenant_id, live
+        UNION ALL
+        SELECT tenant_id, live, 'advance_test_clocks', count(*) FROM (
+            SELECT tenant_id, live FROM test_clocks
+            WHERE status = 'advancing' AND (lease_until IS NULL OR lease_until <= moment)
+            ORDER BY updated_at LIMIT most) AS moving
+        GROUP BY tenant_id, live
+        UNION ALL
         SELECT tenant_id, live, 'expire_keys', count(*) FROM (
             SELECT tenant_id, live FROM idempotency_keys WHERE state = 'done' AND created_at < keys_before
             ORDER BY created_at LIMIT most) AS old

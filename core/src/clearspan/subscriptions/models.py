@@ -1,0 +1,164 @@
+"""Periods and amounts: pure functions, the specification that the SQL of ``plan.sql`` is held against.
+
+Periods. Period ``k`` runs from ``period_start(k)`` to ``period_start(k + 1)``. Each start is computed from the
+anchor, a wall-clock time in the subscription's zone, never from the period before: an anchor on the 31st gives 28
+February and again 31 March. A wall time that a daylight-saving night skips is the moment as many minutes after the
+gap's begin as it lies in the gap (02:30 becomes 03:30); one that comes twice is the first of the two, as PostgreSQL's
+``AT TIME ZONE`` and ``zoneinfo`` with ``fold=0`` say it.
+
+Amounts are integers in the currency's smallest unit. Each is rounded once, half away from zero, where it is made;
+sums are sums of rounded amounts.
+"""
+
+from __future__ import annotations
+
+import calendar
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from fractions import Fraction
+from typing import Literal
+from zoneinfo import ZoneInfo
+
+import msgspec
+
+Unit = Literal["day", "week", "month", "year"]
+
+
+class SubscriptionStatus(StrEnum):
+    """Where a subscription stands; docs/subscriptions.md draws the transitions."""
+
+    INCOMPLETE = "incomplete"
+    INCOMPLETE_EXPIRED = "incomplete_expired"
+    TRIALING = "trialing"
+    ACTIVE = "active"
+    PAST_DUE = "past_due"
+    UNPAID = "unpaid"
+    PAUSED = "paused"
+    CANCELED = "canceled"
+
+
+def rounded(exact: Fraction) -> int:
+    """To the nearest integer, halves away from zero, as PostgreSQL's ``round(numeric)``."""
+    whole = (abs(exact) * 2 + 1) // 2
+    return int(whole if exact >= 0 else -whole)
+
+
+def period_start(anchor: datetime, zone: str, unit: Unit, count: int, k: int) -> datetime:
+    """Where period ``k`` begins, aware UTC.
+
+    Args:
+        anchor: naive wall time of period 0 in ``zone``.
+        zone: IANA name.
+        unit, count: a period is ``count`` times ``unit`` long.
+        k: any integer; negative ones lie before the anchor.
+    """
+    local = anchor
+    if unit in ("day", "week"):
+        local += timedelta(days=count * k * (7 if unit == "week" else 1))
+    else:
+        month = anchor.year * 12 + anchor.month - 1 + count * k * (12 if unit == "year" else 1)
+        year, month = month // 12, month % 12 + 1
+        local = anchor.replace(year=year, month=month, day=min(anchor.day, calendar.monthrange(year, month)[1]))
+    return local.replace(tzinfo=ZoneInfo(zone)).astimezone(UTC)
+
+
+def period_of(anchor: datetime, zone: str, unit: Unit, count: int, moment: datetime) -> int:
+    """The period that holds an aware moment: ``period_start(k) <= moment < period_start(k + 1)``."""
+    days = {"day": 1.0, "week": 7.0, "month": 30.436875, "year": 365.2425}[unit] * count
+    local = moment.astimezone(ZoneInfo(zone)).replace(tzinfo=None)
+    k = int((local - anchor).total_seconds() // (days * 86_400))
+    while period_start(anchor, zone, unit, count, k) > moment:
+        k -= 1
+    while period_start(anchor, zone, unit, count, k + 1) <= moment:
+        k += 1
+    return k
+
+
+class Tax(msgspec.Struct, frozen=True, kw_only=True):
+    """A tax as the merchant gave it: basis points of the net amount, contained in the price or on top of it."""
+
+    name: str
+    rate_bp: int
+    inclusive: bool = True
+
+
+class Priced(msgspec.Struct, frozen=True, kw_only=True):
+    """A line before discount and tax."""
+
+    amount_minor: int
+    tax: Tax | None = None
+
+
+class Discount(msgspec.Struct, frozen=True, kw_only=True):
+    """A coupon on one invoice: a share of it or an amount off it, one of the two."""
+
+    percent_bp: int | None = None
+    amount_minor: int | None = None
+
+
+class Line(msgspec.Struct, frozen=True, kw_only=True):
+    """A line's share of discount and tax."""
+
+    amount_minor: int
+    discount_minor: int
+    tax_minor: int
+    tax_added_minor: int
+
+
+class Totals(msgspec.Struct, frozen=True, kw_only=True):
+    """An invoice's sums: total = subtotal - discount + tax added; due = total - credit used."""
+
+    lines: tuple[Line, ...]
+    subtotal_minor: int
+    discount_minor: int
+    tax_minor: int
+    tax_added_minor: int
+    total_minor: int
+    credit_used_minor: int
+    due_minor: int
+
+
+def prorated(amount_minor: int, part: timedelta, whole: timedelta) -> int:
+    """The share of an amount for a part of a period, to the microsecond."""
+    return rounded(Fraction(amount_minor * (part // timedelta(microseconds=1)), whole // timedelta(microseconds=1)))
+
+
+def taxed(net_minor: int, tax: Tax | None) -> int:
+    """The tax in, or on top of, an amount."""
+    if tax is None:
+        return 0
+    return rounded(Fraction(net_minor * tax.rate_bp, 10_000 + (tax.rate_bp if tax.inclusive else 0)))
+
+
+def totals(lines: Sequence[Priced], discount: Discount | None, credit_minor: int) -> Totals:
+    """What an invoice over these lines (none negative) asks for."""
+    whole = sum(line.amount_minor for line in lines)
+    made: list[Line] = []
+    upto = 0
+    for line in lines:
+        before, upto = upto, upto + line.amount_minor
+        off = 0
+        if discount is not None and whole > 0:
+            if discount.percent_bp is not None:
+                off = rounded(Fraction(line.amount_minor * discount.percent_bp, 10_000))
+            else:
+                most = min(discount.amount_minor or 0, whole)
+                off = most * upto // whole - most * before // whole
+        tax = taxed(line.amount_minor - off, line.tax)
+        added = tax if line.tax is not None and not line.tax.inclusive else 0
+        made.append(Line(amount_minor=line.amount_minor, discount_minor=off, tax_minor=tax, tax_added_minor=added))
+    discounted = sum(line.discount_minor for line in made)
+    tax_added = sum(line.tax_added_minor for line in made)
+    total = whole - discounted + tax_added
+    credit = min(credit_minor, total)
+    return Totals(
+        lines=tuple(made),
+        subtotal_minor=whole,
+        discount_minor=discounted,
+        tax_minor=sum(line.tax_minor for line in made),
+        tax_added_minor=tax_added,
+        total_minor=total,
+        credit_used_minor=credit,
+        due_minor=total - credit,
+    )
