@@ -90,10 +90,11 @@ BEGIN
     SELECT * INTO STRICT own FROM billing_settings WHERE tenant_id = tenant AND live = is_live;
 
     -- What is not a plain renewal, one by one: ends, ends of pauses, changes that waited for the period's end.
+    claimed := subscriptions_claim_{{v}}(tenant, is_live, clock, at_, most, false);
     FOR sub IN
         SELECT * FROM subscriptions
         WHERE tenant_id = tenant AND live = is_live
-          AND subscription_id = ANY (subscriptions_claim_{{v}}(tenant, is_live, clock, at_, most, false))
+          AND subscription_id = ANY (claimed)
         ORDER BY next_at, subscription_id
     LOOP
         handled := handled + 1;
