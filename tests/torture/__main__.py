@@ -64,7 +64,8 @@ def main() -> int:
         case "mutants":
             return mutants.main(given.names, given.seeds, given.jobs)
         case "change":
-            kills = _parser().parse_args(["kill", "--kills", str(given.kills)])
+            # The same seed for every change; `kill` by itself takes a new one each time.
+            kills = _parser().parse_args(["kill", "--kills", str(given.kills), "--seed", "1"])
             return max(sim.main(0, given.seeds, given.jobs), int(kills.run(kills)))
         case _:
             ends = [
