@@ -36,7 +36,7 @@ import asyncpg
 import httpx
 import msgspec
 
-from bench import isolation, null_psp, planning
+from bench import charging, isolation, null_psp, planning
 from clearspan.access.keys import SCOPES
 from clearspan.app import Gateway
 from clearspan.payments.schemas import PaymentCreate
@@ -95,6 +95,7 @@ class Bench:
 
     async def _provision(self, gateway: Gateway) -> None:
         tenant = await gateway.tenants.create("bench", "Bench")
+        self.tenant_id = tenant.tenant_id
         scope = Scope(tenant_id=tenant.tenant_id, live=False)
         caller = Caller(scope=scope, actor_type="cli", actor_id="bench", request_id="req_bench", tenant="bench")
         created, self.key = await gateway.api_keys.create(caller, "bench", frozenset(SCOPES), None)
@@ -197,22 +198,31 @@ class Bench:
     def server(self) -> Iterator[str]:
         """The web process, and the simulators if they take part."""
         port = _port()
-        running = [
-            subprocess.Popen([sys.executable, *companion.argv], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            for companion in self.plugins.companions(self.settings.plugin, str(self.home))
-        ]
-        ready = [companion.ready_url for companion in self.plugins.companions(self.settings.plugin, str(self.home))]
-        running.append(
-            subprocess.Popen(
+        url = f"http://127.0.0.1:{port}"
+        with self.companions():
+            process = subprocess.Popen(
                 [sys.executable, "-m", "bench.server", str(self.home), str(port), self.app_url],
                 env=os.environ | {"BENCH_PSP": self.psp},
             )
-        )
-        url = f"http://127.0.0.1:{port}"
+            try:
+                _wait(f"{url}/health/ready")
+                yield url
+            finally:
+                process.send_signal(signal.SIGTERM)
+                process.wait(20)
+
+    @contextmanager
+    def companions(self) -> Iterator[None]:
+        """The simulators, if they take part."""
+        found = list(self.plugins.companions(self.settings.plugin, str(self.home)))
+        running = [
+            subprocess.Popen([sys.executable, *companion.argv], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            for companion in found
+        ]
         try:
-            for address in [*ready, f"{url}/health/ready"]:
-                _wait(address)
-            yield url
+            for companion in found:
+                _wait(companion.ready_url)
+            yield
         finally:
             for process in running:
                 process.send_signal(signal.SIGTERM)
@@ -237,7 +247,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=8)
     parser.add_argument("--clients", type=int, default=16)
-    parser.add_argument("--only", choices=("payments", "p21", "planning"), help="one of the parts")
+    parser.add_argument("--only", choices=("payments", "p21", "planning", "charging"), help="one of the parts")
+    parser.add_argument("--rebills", type=int, default=2000, help="invoices for charging")
+    parser.add_argument("--workers", default="1,2", help="numbers of workers for charging")
     parser.add_argument("--due", default="10000,100000,1000000", help="sizes for planning")
     parser.add_argument("--p21-seconds", type=int, default=15)
     parser.add_argument("--p21-rate", type=int, default=100, help="payments per second and account")
@@ -254,6 +266,9 @@ def main() -> None:
     if given.only in (None, "planning"):
         tables["planning"] = _planning(given)
         print(tables["planning"])
+    if given.only in (None, "charging"):
+        tables["charging"] = _charging(given)
+        print(tables["charging"])
     if given.only in (None, "p21"):
         tables["p21"] = _isolation(given)
         print(tables["p21"])
@@ -280,6 +295,25 @@ def _planning(given: argparse.Namespace) -> str:
                 )
             )
     return planning.table(found, bench.settings.rebills.plan_batch)
+
+
+def _charging(given: argparse.Namespace) -> str:
+    with tempfile.TemporaryDirectory(prefix="clearspan-bench-") as folder:
+        home = Path(folder)
+        home.chmod(0o755)
+        bench = Bench(home, "sandbox", charging.SETTINGS)
+        with EmbeddedPostgres(home / "postgres") as server:
+            asyncio.run(bench.prepare(server.superuser_url))
+            with bench.companions():
+                found = asyncio.run(
+                    charging.measure(
+                        bench,
+                        _database(server.superuser_url),
+                        given.rebills,
+                        [int(count) for count in given.workers.split(",")],
+                    )
+                )
+    return charging.table(found)
 
 
 def _isolation(given: argparse.Namespace) -> str:

@@ -179,8 +179,7 @@ def _pgbench(binary: str, home: Path, app_url: str, scope: Scope, most: int, tim
 def table(found: Sequence[Planned], batch: int) -> str:
     """Markdown."""
     lines = [
-        f"Batches of {batch}, one scheduler, one tenant; pgbench runs the scheduler's own statement a month later, in the"
-        " same run.",
+        f"Batches of {batch}, one scheduler, one tenant; a month later pgbench runs the scheduler's own statement.",
         "",
         "| due | planned per s | pgbench per s | ratio | bar | a batch at the beginning / at the end, ms | the process grew by |",
         "|---|---|---|---|---|---|---|",
