@@ -51,7 +51,8 @@ INSERT INTO subscriptions (tenant_id, live, subscription_id, customer_id, status
     time_zone, anchor_local, period_no, current_period_start, current_period_end, next_at, started_at, created_at, updated_at,
     payment_method_id, mandate_id)
 SELECT $1, false, md5('sub' || $5::text || n)::uuid, $2, 'active', 'EUR', 'month', 1,
-       'UTC', $3::timestamptz AT TIME ZONE 'UTC', 0, $3, $6::timestamptz, $6::timestamptz, $3, $3, $3, md5('method' || $5::text || n)::uuid, md5('mandate' || $5::text || n)::uuid
+       'UTC', $3::timestamptz AT TIME ZONE 'UTC', 0, $3, $6::timestamptz, $6::timestamptz, $3, $3, $3,
+       md5('method' || $5::text || n)::uuid, md5('mandate' || $5::text || n)::uuid
 FROM generate_series(1, $4::integer) AS n
 """
 _ITEMS = """
