@@ -15,6 +15,7 @@ from litestar.params import HeaderParameter
 
 from clearspan.access.guard import Authenticator, authorize, check_scopes
 from clearspan.access.service import ApiKeys
+from clearspan.customers.mandates import Mandates
 from clearspan.customers.service import Customers
 from clearspan.journal.checkpoint import SigningKey
 from clearspan.journal.feed import Feed
@@ -64,6 +65,7 @@ class Gateway:
         self.api_keys = ApiKeys(self.db, master.derive("api-key-pepper"), settings.access, self.authenticator)
         self.vaults = Vaults(plugins, settings)
         self.customers = Customers(self.db, self.tenants, self.vaults)
+        self.mandates = Mandates(self.db, self.tenants)
         self.psps = PspAccounts(
             self.db, self.tenants, plugins, self.vaults, settings, self.metrics, _psp_guard(settings)
         )
@@ -91,6 +93,7 @@ class Gateway:
             "dispute": self.payments.render_disputes,
             "customer": self.customers.render_many,
             "payment_method": self.customers.render_methods,
+            "mandate": self.mandates.render_many,
         }
 
     async def open(self) -> None:
@@ -180,6 +183,7 @@ def litestar_app(gateway: Gateway) -> Litestar:
 SERVICES = (
     "payments",
     "customers",
+    "mandates",
     "tenants",
     "api_keys",
     "psps",
