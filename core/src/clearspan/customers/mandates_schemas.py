@@ -38,7 +38,7 @@ class MandateCreate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             examples=["subscription-terms-2026-05"],
         ),
     ]
-    accepted_at: Annotated[datetime | None, Meta(tz=True, description="Default: now.")] = None
+    accepted_at: Annotated[datetime | None, Meta(description="Default: now.")] = None
     accepted_ip: (
         Annotated[
             str,

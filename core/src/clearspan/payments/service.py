@@ -1202,6 +1202,7 @@ _SHOWN_OF_A_FACT = (
     "psp_ref",
     "code",
     "raw_code",
+    "authentication",
     "raw",
 )
 
