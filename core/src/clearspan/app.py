@@ -33,6 +33,7 @@ from clearspan.platform.problems import DomainError, InvalidRequest, NotFound
 from clearspan.platform.telemetry import Metrics
 from clearspan.psps.service import PspAccounts
 from clearspan.psps.webhooks import PspWebhooks
+from clearspan.rebills.clocks import TestClocks
 from clearspan.routes import handlers, openapi, summarise
 from clearspan.settings import Settings
 from clearspan.subscriptions.schedule import Scheduler
@@ -71,6 +72,7 @@ class Gateway:
         )
         self.payments = Payments(self.db, self.psps, master.installation, settings, self.metrics)
         self.scheduler = Scheduler(self.db, settings)
+        self.test_clocks = TestClocks(self.db, self.scheduler)
         self.inbox = Inbox(self.db, self.payments, settings)
         self.psp_webhooks = PspWebhooks(self.db, self.tenants, self.psps, settings.psps, self.metrics)
         self.psp_webhooks.wake = self.inbox.wake
@@ -94,6 +96,7 @@ class Gateway:
             "customer": self.customers.render_many,
             "payment_method": self.customers.render_methods,
             "mandate": self.mandates.render_many,
+            "test_clock": self.test_clocks.render_many,
         }
 
     async def open(self) -> None:
@@ -184,6 +187,7 @@ SERVICES = (
     "payments",
     "customers",
     "mandates",
+    "test_clocks",
     "tenants",
     "api_keys",
     "psps",

@@ -26,6 +26,7 @@ from clearspan.platform.pages import DocsController, HealthController
 from clearspan.platform.plugins import Plugins
 from clearspan.psps.controller import PspAccountController
 from clearspan.psps.inbox_controller import PspWebhookController, WebhookController
+from clearspan.rebills.clocks_controller import TestClockController
 from clearspan.tenants.controller import TenantController
 from clearspan.vaults.controller import CaptureSessionController
 from clearspan.webhooks.controller import WebhookDeliveryController, WebhookEndpointController
@@ -38,6 +39,7 @@ V1 = (
     PaymentMethodController,
     MandateController,
     MandateVerificationController,
+    TestClockController,
     CaptureSessionController,
     PspAccountController,
     PspWebhookController,
@@ -85,6 +87,7 @@ def openapi() -> OpenAPIConfig:
             Tag(name="Payments", description="Payment intents, from creation to refund."),
             Tag(name="Customers", description="Customers and their payment methods."),
             Tag(name="Mandates", description="The customers' consent to be charged without being present."),
+            Tag(name="Test clocks", description="Months in seconds, in test mode."),
             Tag(name="Events", description="What happened: feed, live stream and audit trail."),
             Tag(name="Ledger", description="Double entry: what stands where, and how it came there."),
             Tag(name="Webhooks", description="Events sent to you: endpoints and the delivery log."),

@@ -125,6 +125,9 @@ ALTER TABLE operations
 -- What was tried with a card: the schemes count by it.
 CREATE INDEX operations_of_method ON operations (tenant_id, live, payment_method_id, created_at)
     WHERE kind IN ('authorize', 'purchase');
+-- What a test clock waits for.
+CREATE INDEX operations_under_a_clock ON operations (tenant_id, live)
+    WHERE clock_at IS NOT NULL AND state IN ('prepared', 'submitted', 'pending', 'unknown');
 CREATE INDEX payment_methods_by_fingerprint ON payment_methods (tenant_id, live, fingerprint);
 
 -- How the payer was authenticated, as the PSP says: {"challenged", "version", "eci", "ds_transaction_id"}.
