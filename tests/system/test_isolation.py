@@ -321,7 +321,8 @@ async def test_rows_of_others_can_be_neither_written_nor_taken_over(
             for table, row in rows(stranger):
                 with pytest.raises(asyncpg.InsufficientPrivilegeError, match="row-level security"):
                     await world.insert(scope, table, row)
-                if await superuser.fetchval("SELECT has_table_privilege($1, $2, 'UPDATE')", app, table):
+                own = any(name == table for name, _ in world.stored[scope])
+                if own and await superuser.fetchval("SELECT has_table_privilege($1, $2, 'UPDATE')", app, table):
                     taken = f"UPDATE {table} SET tenant_id = $1, live = $2"
                     with pytest.raises(asyncpg.PostgresError, match=r"row-level security|does not change"):
                         await world.execute(scope, taken, stranger.tenant_id, stranger.live)

@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 from collections.abc import AsyncIterator
 
 import msgspec
 import pytest
-from tests.torture import chaos, processes
+from tests.torture import chaos, database, processes, schedulers
 from tests.torture.processes import Report, World
 
 DELAYS_S = (0.5, 1, 2, 4, 8, 8)
@@ -62,3 +64,15 @@ async def test_the_bench_finds_a_psp_that_ignores_its_keys(world: World) -> None
             break
     assert report.duplicates > 0, report.table()
     assert "the PSP executed 2 charges" in " ".join(report.violations)
+
+
+async def test_schedulers_that_die_under_clocks_that_jump_bill_each_period_once(superuser_url: str) -> None:
+    urls = await asyncio.to_thread(database.prepare, superuser_url, f"cs_schedulers_{os.getpid()}")
+    try:
+        report = await schedulers.run(urls, subscriptions=100, days=70, schedulers=3, kills=6, seed=20261123)
+    finally:
+        await asyncio.to_thread(database.drop, superuser_url, f"cs_schedulers_{os.getpid()}")
+    assert report.violations == [], report.text()
+    assert report.invoices > 500
+    assert report.looks > 50
+    assert report.canceled > 3

@@ -1,4 +1,4 @@
-"""``python -m tests.torture sim|shuffles|mutants|kill|chaos|all``: see docs/reliability.md."""
+"""``python -m tests.torture sim|shuffles|mutants|kill|chaos|schedulers|change|all``: see docs/reliability.md."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 
-from tests.torture import chaos, processes
+from tests.torture import chaos, processes, schedulers
 
 
 def _numbers(text: str) -> list[int]:
@@ -35,6 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     bugs.add_argument("--jobs", type=int, default=2, help="mutants at a time")
     processes.add_commands(commands)
     chaos.add_commands(commands)
+    schedulers.add_commands(commands)
     change = commands.add_parser("change", help="what every change must pass: seeded runs and kills")
     change.add_argument("--seeds", type=int, default=2000, help="runs (default 2000)")
     change.add_argument("--kills", type=int, default=500, help="kills (default 500)")
@@ -52,7 +53,7 @@ def main() -> int:
 
     given = _parser().parse_args()
     match given.command:
-        case "kill" | "chaos":
+        case "kill" | "chaos" | "schedulers":
             return int(given.run(given))
         case "sim":
             return sim.main(
@@ -63,7 +64,8 @@ def main() -> int:
         case "mutants":
             return mutants.main(given.names, given.seeds, given.jobs)
         case "change":
-            kills = _parser().parse_args(["kill", "--kills", str(given.kills)])
+            # The same seed for every change; `kill` by itself takes a new one each time.
+            kills = _parser().parse_args(["kill", "--kills", str(given.kills), "--seed", "1"])
             return max(sim.main(0, given.seeds, given.jobs), int(kills.run(kills)))
         case _:
             ends = [

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from tests.torture import mutants, shuffles, sim
 from tests.torture.database import Server
-from tests.torture.mutants import MUTANTS
+from tests.torture.mutants import MUTANTS, ROOT, Mutant
 from tests.torture.scenario import Outcome
 
 from clearspan.platform import clock
@@ -72,3 +72,10 @@ def test_any_order_ends_in_one_state(server: Server, name: str) -> None:
     telling.run(6, server, settings, loaded)
     assert not telling.wrong
     assert telling.told == 6
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_the_text_that_a_bug_replaces_stands_in_the_sources(mutant: Mutant) -> None:
+    """So that whoever moves it takes the bug along, long before the mutants are run."""
+    for edit in mutant.edits:
+        assert (ROOT / edit.path).read_text().count(edit.old) == 1, edit.path

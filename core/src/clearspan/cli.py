@@ -145,6 +145,8 @@ def _parser() -> argparse.ArgumentParser:
         "--url", help="of the gateway; default: the one 'clearspan up' runs, or one that is started for it"
     )
     demo.add_argument("--key", help="a test key with every scope; default: the one the first 'clearspan up' made")
+    demo.add_argument("--year", action="store_true", help="a year of a subscription service instead, on a test clock")
+    demo.add_argument("--subscribers", type=int, default=1000, metavar="N", help="of that year (default 1000)")
     recover = add(
         "recover", _recover, "ask the PSPs about a gap, as after the restore of a backup, and take in what is missing"
     )
@@ -286,7 +288,8 @@ def _demo(options: argparse.Namespace) -> int:
     settings = settings_of(options)
     from clearspan.commands import demo
 
-    return demo.run(settings, options.config, url=options.url, key=options.key)
+    subscribers = options.subscribers if options.year else None
+    return demo.run(settings, options.config, url=options.url, key=options.key, subscribers=subscribers)
 
 
 def _recover(options: argparse.Namespace) -> int:

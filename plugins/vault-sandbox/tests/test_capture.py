@@ -41,6 +41,16 @@ async def test_a_test_card_becomes_a_token(http: httpx.AsyncClient, provider: Sa
     assert described.fingerprint == well_known.fingerprint
 
 
+async def test_the_same_kind_of_card_of_another_holder_is_another_card(provider: SandboxVault) -> None:
+    """So that what is counted by card can be tried with many customers."""
+    own, hers, his = [await provider.describe(token) for token in ("tok_visa", "tok_visa__ada1", "tok_visa__bob")]
+    assert len({own.fingerprint, hers.fingerprint, his.fingerprint}) == 3
+    assert (own.last4, own.brand, own.funding) == (hers.last4, hers.brand, hers.funding)
+    for wrong in ("tok_visa__Ada", "tok_nothing__ada", "tok_visa__ada__bob"):
+        with pytest.raises(VaultError, match="404 unknown_token"):
+            await provider.describe(wrong)
+
+
 async def test_fingerprints_tell_cards_apart(provider: SandboxVault) -> None:
     fingerprints = {(await provider.describe(card.token)).fingerprint for card in CARDS}
     assert len(fingerprints) == len(CARDS)

@@ -56,8 +56,10 @@ class Unexpected(Exception):
     """The gateway answered something else than the day expects."""
 
 
-def run(settings: Settings, config: Path | None, *, url: str | None, key: str | None) -> int:
-    """Play the day; 1 when something did not go as it should.
+def run(
+    settings: Settings, config: Path | None, *, url: str | None, key: str | None, subscribers: int | None = None
+) -> int:
+    """Play the day, or with ``subscribers`` the year of ``demo_year``; 1 when something did not go as it should.
 
     Raises:
         OperatorError: no gateway, or no key.
@@ -65,24 +67,27 @@ def run(settings: Settings, config: Path | None, *, url: str | None, key: str | 
     configure_logging("warning", "console")
     console = Console(highlight=False)
     try:
-        return asyncio.run(_play(settings, config, url, key, console))
+        return asyncio.run(_play(settings, config, url, key, subscribers, console))
     except Unexpected as error:
         console.print(f"[red]✗[/] {error}", markup=True, soft_wrap=True)
         return 1
 
 
-async def _play(settings: Settings, config: Path | None, url: str | None, key: str | None, console: Console) -> int:
+async def _play(
+    settings: Settings, config: Path | None, url: str | None, key: str | None, subscribers: int | None, console: Console
+) -> int:
+    from clearspan.commands.demo_year import Service
+
     loaded = plugins.load(settings.plugins.enabled)
     async with AsyncExitStack() as stack:
         if url is None:
             url = await stack.enter_async_context(_running(settings, config, console))
         headers = {"Authorization": f"Bearer {key or _first_key(settings)}"}
         client = httpx.AsyncClient(base_url=url, headers=headers, timeout=60, trust_env=False)
-        shop = Shop(await stack.enter_async_context(client), console)
+        api = await stack.enter_async_context(client)
+        shop = Shop(api, console) if subscribers is None else Service(api, console, subscribers)
         await shop.check()
-        async with shop.listening():
-            await shop.day()
-            await shop.wait_for_events()
+        await shop.play()
         payments = await shop.all_payments()
         books = await _books(settings, loaded, {one["psp"]["account"] for one in payments if one["psp"]})
         return _report(console, shop, payments, books)
@@ -165,6 +170,12 @@ class Shop:
         if tenant["live"]:
             raise OperatorError("This is a live key: the demo plays with test keys only.")
         self._console.print(f"Tenant [bold]{tenant['slug']}[/] at {self._api.base_url}, run {self._run}", markup=True)
+
+    async def play(self) -> None:
+        """The day, while the live stream is listened to."""
+        async with self.listening():
+            await self.day()
+            await self.wait_for_events()
 
     async def day(self) -> None:
         """Everything, in the order of a day."""
@@ -460,9 +471,11 @@ async def _books(settings: Settings, loaded: Plugins, accounts: set[str]) -> dic
 def differences(payments: list[Payment], books: dict[str, list[dict[str, Any]]]) -> list[str]:
     """What our list and the provider's books do not agree about; a sentence each."""
     found = []
+    rows_of: dict[str, list[dict[str, Any]]] = {}
+    for row in (row for book in books.values() for row in book):
+        rows_of.setdefault(row["reference"], []).append(row)
     for payment in payments:
-        references = {operation["id"] for operation in payment["operations"]}
-        written = [row for book in books.values() for row in book if row["reference"] in references]
+        written = [row for operation in payment["operations"] for row in rows_of.get(operation["id"], [])]
         charges = [row for row in written if row["kind"] == "charge" and row["status"] == "succeeded"]
         amounts = payment["amounts"]
         ours = (payment["currency"], amounts["captured_minor"], amounts["refunded_minor"], amounts["voided_minor"])
@@ -485,7 +498,8 @@ def _report(console: Console, shop: Shop, payments: list[Payment], books: dict[s
         day.add_row(what, str(count), amount, result)
     for kind, count in sorted(shop.events.items()):
         day.add_row(f"event {kind}", str(count), "", "from the live stream")
-    console.print(day)
+    if shop.rows:
+        console.print(day)
 
     totals: dict[str, Counter[str]] = {}
     for payment in payments:

@@ -2,9 +2,8 @@
 
 Periods. Period ``k`` runs from ``period_start(k)`` to ``period_start(k + 1)``. Each start is computed from the
 anchor, a wall-clock time in the subscription's zone, never from the period before: an anchor on the 31st gives 28
-February and again 31 March. A wall time that a daylight-saving night skips is the moment as many minutes after the
-gap's begin as it lies in the gap (02:30 becomes 03:30); one that comes twice is the first of the two, as PostgreSQL's
-``AT TIME ZONE`` and ``zoneinfo`` with ``fold=0`` say it.
+February and again 31 March. A wall time that a daylight-saving night skips is taken as if the clock had not been put
+forward (02:30 is 03:30), one that comes twice is the second of the two, as PostgreSQL's ``AT TIME ZONE`` does.
 
 Amounts are integers in the currency's smallest unit. Each is rounded once, half away from zero, where it is made;
 sums are sums of rounded amounts.
@@ -60,7 +59,9 @@ def period_start(anchor: datetime, zone: str, unit: Unit, count: int, k: int) ->
         month = anchor.year * 12 + anchor.month - 1 + count * k * (12 if unit == "year" else 1)
         year, month = month // 12, month % 12 + 1
         local = anchor.replace(year=year, month=month, day=min(anchor.day, calendar.monthrange(year, month)[1]))
-    return local.replace(tzinfo=ZoneInfo(zone)).astimezone(UTC)
+    # The later of the two readings is the one of PostgreSQL, in the hour that is skipped and in the one that comes twice.
+    there = ZoneInfo(zone)
+    return max(local.replace(tzinfo=there, fold=fold).astimezone(UTC) for fold in (0, 1))
 
 
 def period_of(anchor: datetime, zone: str, unit: Unit, count: int, moment: datetime) -> int:

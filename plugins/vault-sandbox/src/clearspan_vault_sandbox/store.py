@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import hmac
 import os
+import re
 import secrets
 import string
 from pathlib import Path
@@ -21,14 +22,16 @@ import msgspec
 from clearspan_vault_sandbox.cards import BY_NAME, CARDS, EXP_MONTH, EXP_YEAR, TestCard
 
 _WELL_KNOWN = {card.token: card for card in CARDS}
+_HOLDER = re.compile(r"[a-z0-9]{0,16}")
 
 
 class StoredCard(msgspec.Struct, frozen=True):
-    """A test card with the expiry its payer typed."""
+    """A test card with the expiry its payer typed; ``holder`` makes it somebody else's card of the same kind."""
 
     card: TestCard
     exp_month: int
     exp_year: int
+    holder: str = ""
 
 
 class Session(msgspec.Struct, frozen=True):
@@ -67,9 +70,10 @@ class Store:
         self._file.close()
 
     def find(self, token: str) -> StoredCard | None:
-        """The card behind a token."""
-        if card := _WELL_KNOWN.get(token):
-            return StoredCard(card, EXP_MONTH, EXP_YEAR)
+        """The card behind a token. ``tok_visa__ada`` is a well-known one too: the same kind of card, of another holder."""
+        name, _, holder = token.partition("__")
+        if (card := _WELL_KNOWN.get(name)) and _HOLDER.fullmatch(holder):
+            return StoredCard(card, EXP_MONTH, EXP_YEAR, holder)
         return self._tokens.get(token)
 
     def add(self, stored: StoredCard) -> str:
@@ -85,8 +89,9 @@ class Store:
             self._append(_Line(token))
 
     def fingerprint(self, stored: StoredCard) -> str:
-        """Equal for equal numbers in this vault."""
-        return "fp_" + hmac.digest(self._secret, b"fingerprint:" + stored.card.number.encode(), "sha256").hex()[:24]
+        """Equal for equal numbers of one holder in this vault."""
+        what = f"fingerprint:{stored.card.number}{stored.holder}".encode()
+        return "fp_" + hmac.digest(self._secret, what, "sha256").hex()[:24]
 
     def sign(self, session: Session) -> str:
         """The session's id: readable by anyone, made by this vault only."""

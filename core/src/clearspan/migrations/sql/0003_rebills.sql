@@ -24,7 +24,7 @@ CREATE TRIGGER append_only BEFORE UPDATE OR DELETE ON dunning_plans FOR EACH ROW
 --   exhausted  the plan is used up and the final action is done
 --   stopped    by cancellation, void, revocation or a person
 CREATE TABLE rebills (
-    tenant_id       uuid        NOT NULL REFERENCES tenants,
+    tenant_id       uuid        NOT NULL, -- of the invoice
     live            boolean     NOT NULL,
     invoice_id      uuid        NOT NULL,
     subscription_id uuid        NOT NULL,

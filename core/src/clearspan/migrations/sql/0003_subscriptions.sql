@@ -170,7 +170,7 @@ CREATE INDEX subscription_items_of_plan ON subscription_items (tenant_id, live, 
 -- An invoice: total = subtotal - discount + tax (tax that is not in the prices), due = total - credit used. Every amount is a sum
 -- over its lines. Once open, amounts, lines and number never change.
 CREATE TABLE invoices (
-    tenant_id         uuid        NOT NULL REFERENCES tenants,
+    tenant_id         uuid        NOT NULL, -- of the customer, and so of a tenant: checked once
     live              boolean     NOT NULL,
     invoice_id        uuid        NOT NULL,
     customer_id       uuid        NOT NULL,

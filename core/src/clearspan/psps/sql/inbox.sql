@@ -72,7 +72,8 @@ BEGIN
 END $$;
 
 -- Take up to p->>'most' due messages of one tenant under a lease. The next try is set here, before anything is told, so that a
--- message at which every process dies is not told in a loop; when no step is left a human has to look.
+-- message at which every process dies is not told in a loop: after a hundred of them, up to a minute apart, a human has to look.
+-- Who died over something else counts as well; it takes no step of the growing distances, only an answer does.
 CREATE OR REPLACE FUNCTION inbox_claim_{{v}}(p jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE
     tenant uuid := (p->>'tenant_id')::uuid;
@@ -86,11 +87,12 @@ DECLARE
 BEGIN
     PERFORM enter_{{v}}(p);
     FOR msg IN
-        SELECT inbox_id, psp_account_id, news, psp_sequence, tries, seen, sequence FROM webhook_inbox
+        SELECT inbox_id, psp_account_id, news, psp_sequence, tries + CASE WHEN lease_until IS NULL THEN 1 ELSE 0 END AS try, seen, sequence,
+               CASE WHEN lease_until IS NULL THEN 0 ELSE cut_short + 1 END AS cuts FROM webhook_inbox
         WHERE tenant_id = tenant AND live = is_live AND due_at <= moment AND (lease_until IS NULL OR lease_until <= moment)
         ORDER BY due_at, inbox_id LIMIT (p->>'most')::integer FOR UPDATE SKIP LOCKED
     LOOP
-        IF msg.tries > steps THEN
+        IF msg.cuts >= 100 THEN
             UPDATE webhook_inbox SET state = 'needs_attention', note = COALESCE(note, 'every try was cut short'), due_at = NULL,
                 lease_until = NULL, sequence = msg.sequence + 1, updated_at = moment
             WHERE tenant_id = tenant AND live = is_live AND inbox_id = msg.inbox_id;
@@ -99,13 +101,13 @@ BEGIN
             n := n + 1;
             CONTINUE;
         END IF;
-        UPDATE webhook_inbox SET lease_until = lease, tries = msg.tries + 1, updated_at = moment,
+        UPDATE webhook_inbox SET lease_until = lease, tries = msg.try, cut_short = msg.cuts, updated_at = moment,
             -- What died with its process is told again soon; only an answer makes the distances grow (inbox_told).
             due_at = greatest(lease, moment + make_interval(
-                secs => least(60, (p->'delays_s'->>least(msg.tries, steps - 1))::double precision)))
+                secs => least(60, (p->'delays_s'->>least(msg.cuts, steps - 1))::double precision)))
         WHERE tenant_id = tenant AND live = is_live AND inbox_id = msg.inbox_id;
         claimed := claimed || jsonb_build_object('inbox_id', msg.inbox_id, 'account_id', msg.psp_account_id, 'news', msg.news,
-            'sequence', msg.psp_sequence, 'tries', msg.tries + 1, 'seen', msg.seen);
+            'sequence', msg.psp_sequence, 'tries', greatest(msg.try, 1), 'seen', msg.seen);
     END LOOP;
     RETURN claimed;
 END $$;

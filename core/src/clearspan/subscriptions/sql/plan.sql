@@ -77,12 +77,12 @@ DECLARE
     at_ timestamptz := (p->>'at')::timestamptz;
     clock uuid := (p->>'test_clock_id')::uuid;
     most integer := (p->>'most')::integer;
-    s subscriptions;
+    sub subscriptions;
     handled integer := 0;
     planned integer := 0;
     own billing_settings;
     period timestamptz;
-    k integer;
+    next_no integer;
     claimed uuid[];
 BEGIN
     PERFORM set_config('app.tenant', p->>'tenant_id', true), set_config('app.live', p->>'live', true);
@@ -90,51 +90,52 @@ BEGIN
     SELECT * INTO STRICT own FROM billing_settings WHERE tenant_id = tenant AND live = is_live;
 
     -- What is not a plain renewal, one by one: ends, ends of pauses, changes that waited for the period's end.
-    FOR s IN
+    claimed := subscriptions_claim_{{v}}(tenant, is_live, clock, at_, most, false);
+    FOR sub IN
         SELECT * FROM subscriptions
         WHERE tenant_id = tenant AND live = is_live
-          AND subscription_id = ANY (subscriptions_claim_{{v}}(tenant, is_live, clock, at_, most, false))
+          AND subscription_id = ANY (claimed)
         ORDER BY next_at, subscription_id
     LOOP
         handled := handled + 1;
-        IF s.status = 'incomplete' THEN
-            PERFORM subscription_end_{{v}}(p, s, 'incomplete_expired', s.next_at, 'first_payment_missing');
-            UPDATE invoices SET status = 'void', closed_at = s.next_at, sequence = sequence + 1, updated_at = s.next_at
-            WHERE tenant_id = tenant AND live = is_live AND subscription_id = s.subscription_id AND status = 'open'
+        IF sub.status = 'incomplete' THEN
+            PERFORM subscription_end_{{v}}(p, sub, 'incomplete_expired', sub.next_at, 'first_payment_missing');
+            UPDATE invoices SET status = 'void', closed_at = sub.next_at, sequence = sequence + 1, updated_at = sub.next_at
+            WHERE tenant_id = tenant AND live = is_live AND subscription_id = sub.subscription_id AND status = 'open'
               AND NOT payment_locked;
-        ELSIF s.cancel_at <= s.next_at OR (s.cancel_at_period_end AND s.current_period_end <= s.next_at) THEN
-            PERFORM subscription_end_{{v}}(p, s, 'canceled', s.next_at, s.cancellation_reason);
-        ELSIF s.status IN ('paused', 'unpaid') THEN
+        ELSIF sub.cancel_at <= sub.next_at OR (sub.cancel_at_period_end AND sub.current_period_end <= sub.next_at) THEN
+            PERFORM subscription_end_{{v}}(p, sub, 'canceled', sub.next_at, sub.cancellation_reason);
+        ELSIF sub.status IN ('paused', 'unpaid') THEN
             -- Nothing is billed; a pause that ends begins a new period where the calendar says.
-            k := s.period_no + 1;
-            period := subscription_period_{{v}}(s.anchor_local, s.time_zone, s.interval_unit, s.interval_count, k + 1);
-            IF s.status = 'paused' AND s.resume_at <= s.next_at THEN
+            next_no := sub.period_no + 1;
+            period := subscription_period_{{v}}(sub.anchor_local, sub.time_zone, sub.interval_unit, sub.interval_count, next_no + 1);
+            IF sub.status = 'paused' AND sub.resume_at <= sub.next_at THEN
                 -- On the boundary itself the plain renewal below bills the period that begins.
                 UPDATE subscriptions SET status = status_before_pause, paused_at = NULL, resume_at = NULL, status_before_pause = NULL,
                     next_at = least(current_period_end, cancel_at), sequence = sequence + 1, updated_at = moment
-                WHERE tenant_id = tenant AND live = is_live AND subscription_id = s.subscription_id RETURNING * INTO s;
-                PERFORM journal_write_{{v}}(p, id_at_{{v}}(moment, s.subscription_id || ' ' || s.sequence), 'subscription.resumed',
-                    'subscription', s.subscription_id, s.sequence, s.customer_id, jsonb_build_object('status', s.status));
+                WHERE tenant_id = tenant AND live = is_live AND subscription_id = sub.subscription_id RETURNING * INTO sub;
+                PERFORM journal_write_{{v}}(p, id_at_{{v}}(moment, sub.subscription_id || ' ' || sub.sequence), 'subscription.resumed',
+                    'subscription', sub.subscription_id, sub.sequence, sub.customer_id, jsonb_build_object('status', sub.status));
             ELSE
-                UPDATE subscriptions SET period_no = k, current_period_start = current_period_end, current_period_end = period,
-                    next_at = least(period, cancel_at, CASE WHEN s.status = 'paused' AND resume_at > s.next_at THEN resume_at END),
+                UPDATE subscriptions SET period_no = next_no, current_period_start = current_period_end, current_period_end = period,
+                    next_at = least(period, cancel_at, CASE WHEN sub.status = 'paused' AND resume_at > sub.next_at THEN resume_at END),
                     updated_at = moment
-                WHERE tenant_id = tenant AND live = is_live AND subscription_id = s.subscription_id;
+                WHERE tenant_id = tenant AND live = is_live AND subscription_id = sub.subscription_id;
             END IF;
-        ELSIF s.pending_change IS NOT NULL AND s.current_period_end <= s.next_at THEN
-            DELETE FROM subscription_items WHERE tenant_id = tenant AND live = is_live AND subscription_id = s.subscription_id;
+        ELSIF sub.pending_change IS NOT NULL AND sub.current_period_end <= sub.next_at THEN
+            DELETE FROM subscription_items WHERE tenant_id = tenant AND live = is_live AND subscription_id = sub.subscription_id;
             INSERT INTO subscription_items (tenant_id, live, subscription_id, item_id, position, plan_id, description, quantity,
                                             unit_amount_minor, tax)
-            SELECT tenant, is_live, s.subscription_id, (i->>'item_id')::uuid, n, (i->>'plan_id')::uuid, i->>'description',
+            SELECT tenant, is_live, sub.subscription_id, (i->>'item_id')::uuid, n, (i->>'plan_id')::uuid, i->>'description',
                    (i->>'quantity')::integer, (i->>'unit_amount_minor')::bigint, NULLIF(i->'tax', 'null')
-            FROM jsonb_array_elements(s.pending_change->'items') WITH ORDINALITY AS t(i, n);
+            FROM jsonb_array_elements(sub.pending_change->'items') WITH ORDINALITY AS t(i, n);
             UPDATE subscriptions SET pending_change = NULL, sequence = sequence + 1, updated_at = moment
-            WHERE tenant_id = tenant AND live = is_live AND subscription_id = s.subscription_id RETURNING * INTO s;
-            PERFORM journal_write_{{v}}(p, id_at_{{v}}(moment, s.subscription_id || ' ' || s.sequence), 'subscription.changed',
-                'subscription', s.subscription_id, s.sequence, s.customer_id, jsonb_build_object('status', s.status));
+            WHERE tenant_id = tenant AND live = is_live AND subscription_id = sub.subscription_id RETURNING * INTO sub;
+            PERFORM journal_write_{{v}}(p, id_at_{{v}}(moment, sub.subscription_id || ' ' || sub.sequence), 'subscription.changed',
+                'subscription', sub.subscription_id, sub.sequence, sub.customer_id, jsonb_build_object('status', sub.status));
         ELSE
             UPDATE subscriptions SET next_at = least(current_period_end, cancel_at)
-            WHERE tenant_id = tenant AND live = is_live AND subscription_id = s.subscription_id;
+            WHERE tenant_id = tenant AND live = is_live AND subscription_id = sub.subscription_id;
         END IF;
     END LOOP;
 
