@@ -107,6 +107,70 @@ class Shop:
         method = await self.card(card)
         return await self.create(amount_minor, key=key, payment_method=method, confirm=True, **fields)
 
+    async def customer(self, **body: Any) -> str:
+        """A fresh customer."""
+        made = await self.http.post("/v1/customers", json=body)
+        assert made.status_code == 201, made.text
+        identity: str = made.json()["id"]
+        return identity
+
+    async def mandate(
+        self,
+        card: str = "tok_visa",
+        *,
+        customer: str | None = None,
+        method: str | None = None,
+        purpose: str = "unscheduled",
+        **body: Any,
+    ) -> Json:
+        """A pending mandate of a customer, a fresh one with a fresh payment method by default."""
+        owner = customer or await self.customer()
+        given = {"customer": owner, "payment_method": method or await self.card(card, customer=owner)}
+        given |= {"purpose": purpose, "text_version": "terms-2026-01"}
+        made = await self.post("/v1/mandates", given | body)
+        assert made.status_code == 201, made.text
+        mandate: Json = made.json()
+        return mandate
+
+    async def consented(self, card: str = "tok_visa", amount_minor: int = 500, **fields: Any) -> Json:
+        """An active mandate: its first payment is made, with the challenge when the PSP asks for one."""
+        mandate = await self.mandate(card)
+        made = await self.first_payment(mandate, amount_minor, **fields)
+        assert made["status"] in ("succeeded", "requires_capture"), made
+        return await self.mandate_of(mandate)
+
+    async def first_payment(
+        self, mandate: Json, amount_minor: int = 500, result: str = "approve", **fields: Any
+    ) -> Json:
+        """A payment of the customer's that names the mandate, to its end."""
+        given = {"return_url": "https://shop.example/thanks", "confirm": True} | fields
+        answer = await self.create(amount_minor, **_named(mandate), **given)
+        assert answer.status_code == 201, answer.text
+        return await self.challenged(answer.json(), result)
+
+    async def challenged(self, payment: Json, result: str = "approve") -> Json:
+        """The payment after the payer's challenge, when there is one."""
+        if payment["status"] != "requires_action":
+            return payment
+        await self.answer_challenge(payment, result)
+        answer = await self.act(payment, "continue")
+        assert answer.status_code == 200, answer.text
+        going_on: Json = answer.json()
+        return going_on
+
+    async def rebill(self, mandate: Json, amount_minor: int = 700, **fields: Any) -> httpx.Response:
+        """A merchant-initiated charge."""
+        given = {"confirm": True, "customer_present": False} | fields
+        return await self.create(amount_minor, **_named(mandate), **given)
+
+    async def mandate_of(self, mandate: Json | str) -> Json:
+        """As it stands."""
+        identity = mandate if isinstance(mandate, str) else mandate["id"]
+        answer = await self.http.get(f"/v1/mandates/{identity}")
+        assert answer.status_code == 200, answer.text
+        found: Json = answer.json()
+        return found
+
     async def paid(self, amount_minor: int = 1099, card: str = "tok_visa", **fields: Any) -> Json:
         """A payment that was charged, or authorised with ``capture_method="manual"``."""
         answer = await self.pay(amount_minor, card, **fields)
@@ -172,6 +236,10 @@ class Shop:
             page = await browser.get(payment["next_action"]["url"])
             assert page.status_code == 200, page.text
             return await browser.post(payment["next_action"]["url"], data={"result": result})
+
+
+def _named(mandate: Json) -> Json:
+    return {name: mandate[name] for name in ("customer", "payment_method")} | {"mandate": mandate["id"]}
 
 
 def _took(operation: Json) -> bool:

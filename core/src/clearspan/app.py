@@ -15,6 +15,7 @@ from litestar.params import HeaderParameter
 
 from clearspan.access.guard import Authenticator, authorize, check_scopes
 from clearspan.access.service import ApiKeys
+from clearspan.customers.mandates import Mandates
 from clearspan.customers.service import Customers
 from clearspan.journal.checkpoint import SigningKey
 from clearspan.journal.feed import Feed
@@ -32,6 +33,7 @@ from clearspan.platform.problems import DomainError, InvalidRequest, NotFound
 from clearspan.platform.telemetry import Metrics
 from clearspan.psps.service import PspAccounts
 from clearspan.psps.webhooks import PspWebhooks
+from clearspan.rebills.clocks import TestClocks
 from clearspan.routes import handlers, openapi, summarise
 from clearspan.settings import Settings
 from clearspan.subscriptions.schedule import Scheduler
@@ -64,11 +66,13 @@ class Gateway:
         self.api_keys = ApiKeys(self.db, master.derive("api-key-pepper"), settings.access, self.authenticator)
         self.vaults = Vaults(plugins, settings)
         self.customers = Customers(self.db, self.tenants, self.vaults)
+        self.mandates = Mandates(self.db, self.tenants)
         self.psps = PspAccounts(
             self.db, self.tenants, plugins, self.vaults, settings, self.metrics, _psp_guard(settings)
         )
         self.payments = Payments(self.db, self.psps, master.installation, settings, self.metrics)
         self.scheduler = Scheduler(self.db, settings)
+        self.test_clocks = TestClocks(self.db, self.scheduler)
         self.inbox = Inbox(self.db, self.payments, settings)
         self.psp_webhooks = PspWebhooks(self.db, self.tenants, self.psps, settings.psps, self.metrics)
         self.psp_webhooks.wake = self.inbox.wake
@@ -91,6 +95,8 @@ class Gateway:
             "dispute": self.payments.render_disputes,
             "customer": self.customers.render_many,
             "payment_method": self.customers.render_methods,
+            "mandate": self.mandates.render_many,
+            "test_clock": self.test_clocks.render_many,
         }
 
     async def open(self) -> None:
@@ -180,6 +186,8 @@ def litestar_app(gateway: Gateway) -> Litestar:
 SERVICES = (
     "payments",
     "customers",
+    "mandates",
+    "test_clocks",
     "tenants",
     "api_keys",
     "psps",

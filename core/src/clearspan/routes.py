@@ -13,13 +13,20 @@ from litestar.openapi.spec import Components, SecurityScheme, Tag
 from clearspan.access.controller import ApiKeyController
 from clearspan.access.guard import PUBLIC
 from clearspan.customers.controller import CustomerController, PaymentMethodController
+from clearspan.customers.mandates_controller import MandateController
 from clearspan.journal.controller import AuditController, EventController
 from clearspan.ledger.controller import LedgerController
-from clearspan.payments.controller import DisputeController, PaymentController, RefundController
+from clearspan.payments.controller import (
+    DisputeController,
+    MandateVerificationController,
+    PaymentController,
+    RefundController,
+)
 from clearspan.platform.pages import DocsController, HealthController
 from clearspan.platform.plugins import Plugins
 from clearspan.psps.controller import PspAccountController
 from clearspan.psps.inbox_controller import PspWebhookController, WebhookController
+from clearspan.rebills.clocks_controller import TestClockController
 from clearspan.tenants.controller import TenantController
 from clearspan.vaults.controller import CaptureSessionController
 from clearspan.webhooks.controller import WebhookDeliveryController, WebhookEndpointController
@@ -30,6 +37,9 @@ V1 = (
     DisputeController,
     CustomerController,
     PaymentMethodController,
+    MandateController,
+    MandateVerificationController,
+    TestClockController,
     CaptureSessionController,
     PspAccountController,
     PspWebhookController,
@@ -76,6 +86,8 @@ def openapi() -> OpenAPIConfig:
         tags=[
             Tag(name="Payments", description="Payment intents, from creation to refund."),
             Tag(name="Customers", description="Customers and their payment methods."),
+            Tag(name="Mandates", description="The customers' consent to be charged without being present."),
+            Tag(name="Test clocks", description="Months in seconds, in test mode."),
             Tag(name="Events", description="What happened: feed, live stream and audit trail."),
             Tag(name="Ledger", description="Double entry: what stands where, and how it came there."),
             Tag(name="Webhooks", description="Events sent to you: endpoints and the delivery log."),

@@ -244,7 +244,7 @@ async def test_a_card_past_its_expiry_is_declined(api: httpx.AsyncClient) -> Non
 @pytest.mark.parametrize(
     "changes",
     [
-        {"amount": 0},
+        {"amount": -1},
         {"amount": "1099"},
         {"amount": 10**12 + 1},
         {"currency": "eur"},

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
+import httpx
 import pytest
+from msgspec.structs import replace
 
 from clearspan.sdk import (
     ActionRequired,
@@ -13,6 +16,7 @@ from clearspan.sdk import (
     Capability,
     CaptureRequest,
     ChargeRequest,
+    ContinueRequest,
     Declined,
     Money,
     NotFound,
@@ -21,17 +25,19 @@ from clearspan.sdk import (
     Pending,
     RefundRequest,
     RetrieveRequest,
+    StoredCredential,
 )
 from clearspan_psp_sandbox import SandboxPsp, cards
 from clearspan_psp_sandbox.bank import BY_TRACE, CardOut
 from clearspan_psp_sandbox.refusals import REFUSALS
 
 if TYPE_CHECKING:
-    from conftest import Eventually, OpenShop, Running, Shop
+    from conftest import Eventually, OpenShop, Running, Shop, World
 
 APPROVED = [
     *("visa", "visa_debit", "visa_de", "visa_fr", "visa_gb", "mastercard", "mastercard_debit", "mastercard_prepaid"),
     *("amex", "discover", "diners", "jcb", "unionpay", "3ds_frictionless", "rebill_declined"),
+    *("rebill_recovers", "expires", "revokes_third", "advice_24", "advice_25", "advice_02", "advice_03"),
 ]
 CODES = list(cards.REFUSALS)[:27]
 
@@ -209,3 +215,141 @@ async def test_a_challenge_card_asks_for_an_action(shop: Shop, simulator: Runnin
     outcome = await shop.psp.create_intent(shop.request("tok_3ds_challenge"))
     assert isinstance(outcome, ActionRequired)
     assert outcome.action.url == f"{simulator.url}/challenge/{outcome.psp_ref}"
+
+
+# -- Stored credentials ---------------------------------------------------------------------------------------------------------
+
+
+class Agreement:
+    """A mandate of a card at an account, from its first payment on."""
+
+    def __init__(self, shop: Shop, name: str) -> None:
+        self._shop, self._token, self.mandate = shop, f"tok_{name}", f"man_{uuid4().hex}"
+        self.network_transaction_id: str | None = None
+
+    async def begin(self, amount_minor: int = 1099, *, capture: bool = True) -> Outcome:
+        request = self._shop.request(self._token, amount_minor, capture=capture)
+        outcome = await self._shop.psp.create_intent(
+            replace(request, credential=self._credential("customer", first=True))
+        )
+        if isinstance(outcome, ActionRequired):
+            async with httpx.AsyncClient() as browser:
+                await browser.post(outcome.action.url, data={"result": "approve"})
+            going_on = ContinueRequest(request.operation_id, request.key, request.amount, capture, outcome.psp_ref)
+            outcome = await self._shop.psp.continue_intent(going_on)
+        if isinstance(outcome, Approved):
+            self.network_transaction_id = outcome.network_transaction_id
+        return outcome
+
+    async def rebill(self, amount_minor: int = 700) -> Outcome:
+        request = self._shop.request(self._token, amount_minor, customer_present=False)
+        return await self._shop.psp.create_intent(replace(request, credential=self._credential("merchant")))
+
+    async def rebilled(self, amount_minor: int = 700) -> str:
+        """``approved``, or the code and advice of the decline."""
+        outcome = await self.rebill(amount_minor)
+        if isinstance(outcome, Declined):
+            return f"{outcome.code} {outcome.advice}" if outcome.advice else outcome.code
+        assert isinstance(outcome, Approved)
+        return "approved"
+
+    def _credential(self, initiator: str, *, first: bool = False) -> StoredCredential:
+        return StoredCredential(
+            initiator=initiator,
+            purpose="recurring",
+            first=first,
+            mandate=self.mandate,
+            network_transaction_id=self.network_transaction_id,
+        )
+
+
+@pytest.mark.parametrize("name", ["visa_de", "visa_fr"])
+async def test_the_first_payment_of_a_mandate_with_a_european_card_is_challenged(shop: Shop, name: str) -> None:
+    agreement = Agreement(shop, name)
+    assert await agreement.rebilled() == "authentication_required", "nobody was ever challenged"
+    first = await agreement.begin()
+    assert isinstance(first, Approved)
+    assert first.authentication is not None
+    assert (first.authentication.challenged, first.authentication.version) == (True, "2.2.0")
+    assert first.authentication.eci == "05"
+    assert first.authentication.ds_transaction_id
+    assert await agreement.rebilled() == "approved"
+    known, agreement.network_transaction_id = agreement.network_transaction_id, "nti_of_nobody"
+    assert await agreement.rebilled() == "authentication_required"
+    other = Agreement(shop, "visa_fr" if name == "visa_de" else "visa_de")
+    other.network_transaction_id = known
+    assert await other.rebilled() == "authentication_required", "it was another card that was challenged"
+
+
+async def test_who_was_let_through_was_not_challenged(shop: Shop) -> None:
+    outcome = await shop.psp.create_intent(shop.request("tok_3ds_frictionless"))
+    assert isinstance(outcome, Approved)
+    assert outcome.authentication is not None
+    assert outcome.authentication.challenged is False
+    plain = await shop.psp.create_intent(shop.request("tok_visa"))
+    assert isinstance(plain, Approved)
+    assert plain.authentication is None
+
+
+@pytest.mark.parametrize("name", ["visa", "visa_de"])
+async def test_a_charge_of_nothing_verifies_the_card(shop: Shop, name: str) -> None:
+    agreement = Agreement(shop, name)
+    outcome = await agreement.begin(0, capture=False)
+    assert isinstance(outcome, Approved)
+    assert outcome.amount == Money(0, "EUR")
+    assert await agreement.rebilled() == "approved"
+    taken = await shop.psp.create_intent(shop.request("tok_visa", 0))
+    assert isinstance(taken, Declined)
+    assert taken.code == "invalid_amount"
+
+
+async def test_a_card_recovers_after_two_tries_of_each_amount(shop: Shop) -> None:
+    agreement, other = Agreement(shop, "rebill_recovers"), Agreement(shop, "rebill_recovers")
+    for one in (agreement, other):
+        assert isinstance(await one.begin(), Approved)
+    no = "insufficient_funds"
+    assert [await agreement.rebilled(700) for _ in range(4)] == [no, no, "approved", no]
+    assert [await agreement.rebilled(800) for _ in range(3)] == [no, no, "approved"]
+    assert await agreement.rebilled(700) == no
+    assert await agreement.rebilled(700) == "approved"
+    assert await other.rebilled(700) == no, "another mandate begins at the beginning"
+
+
+@pytest.mark.parametrize("advice", ["24", "25", "02"])
+async def test_an_issuer_advises_when_to_try_again(shop: Shop, advice: str) -> None:
+    agreement = Agreement(shop, f"advice_{advice}")
+    assert isinstance(await agreement.begin(), Approved)
+    assert [await agreement.rebilled() for _ in range(2)] == [f"insufficient_funds {advice}", "approved"]
+
+
+async def test_an_issuer_advises_never_to_try_again(shop: Shop) -> None:
+    agreement = Agreement(shop, "advice_03")
+    assert isinstance(await agreement.begin(), Approved)
+    assert [await agreement.rebilled() for _ in range(3)] == ["do_not_honor 03"] * 3
+
+
+async def test_a_consent_is_revoked_at_the_third_rebill(shop: Shop) -> None:
+    agreement = Agreement(shop, "revokes_third")
+    assert isinstance(await agreement.begin(), Approved)
+    said = [await agreement.rebilled(700 + number) for number in range(4)]
+    assert said == ["approved", "approved", "consent_revoked 21", "consent_revoked 21"]
+
+
+async def test_a_card_expires_by_the_simulators_clock(world: World) -> None:
+    card = {"number": "4000000000088171", "exp_month": 12, "exp_year": 2040}
+    agreement = {"initiator": "merchant", "purpose": "recurring", "mandate": "man_1"}
+
+    async def charge(number: int, **more: object) -> tuple[str, str | None]:
+        body = {"reference": f"op_{number}", "amount": 700, "currency": "EUR", "card": card} | more
+        found = (await world.api.post("/v1/charges", json=body)).json()
+        return found["status"], found.get("code")
+
+    first = agreement | {"initiator": "customer", "first": True}
+    assert await charge(1, stored_credential=first) == ("succeeded", None)
+    await world.api.post("/v1/clock", json={"advance_s": 44 * 86_400})
+    later_on = {"customer_present": False, "stored_credential": agreement}
+    assert await charge(2, **later_on) == ("succeeded", None)
+    await world.api.post("/v1/clock", json={"advance_s": 86_400})
+    assert await charge(3, **later_on) == ("declined", "3001")
+    world = await world.restarted()
+    assert await charge(4, **later_on) == ("declined", "3001"), "a restart forgets nothing"

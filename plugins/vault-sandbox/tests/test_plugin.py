@@ -63,7 +63,7 @@ def test_a_vault_on_another_machine_is_not_started(hooks: pluggy.HookRelay) -> N
 @pytest.mark.parametrize("card", CARDS, ids=lambda card: card.name)
 def test_a_number_is_valid_and_derived_ones_lie_in_the_test_range(card: TestCard) -> None:
     assert luhn(card.number) == (card.name != "decline_invalid_number")
-    assert card.published != card.number.startswith("4000000000088")
+    assert card.published != card.number.startswith(("4000000000088", "5555550000088"))
 
 
 def test_names_and_numbers_are_unique() -> None:

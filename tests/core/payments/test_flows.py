@@ -598,11 +598,11 @@ async def test_what_belongs_to_another_tenant_or_mode_does_not_exist(
 
 async def test_the_network_s_reference_of_the_first_payment_goes_with_the_next(shop: Shop) -> None:
     """Without it the simulator wants the payer to authenticate a merchant-initiated charge of this card."""
-    payment = await challenged(shop)
-    await shop.answer_challenge(payment, "approve")
-    await shop.act(payment, "continue")
-    later = await shop.pay(700, "tok_3ds_challenge", customer_present=False)
-    assert (await told(shop, later, 201))["status"] == "succeeded"
+    mandate = await shop.consented("tok_3ds_challenge")
+    assert mandate["network_transaction_id"]
+    later = await told(shop, await shop.rebill(mandate), 201)
+    assert later["status"] == "succeeded"
+    assert (await shop.charged(later))[0]["customer_present"] is False
 
 
 async def test_a_description_of_full_length_reaches_the_psp(shop: Shop) -> None:

@@ -338,6 +338,7 @@ def test_the_rules_never_resend_into_the_dark_and_never_conclude_too_early(
         updated_at=created,
         psp_account_id=identity,
         psp_key="k",
+        merchant_initiated=not present,
     )
     payment = Payment(
         payment_id=identity,

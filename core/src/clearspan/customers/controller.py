@@ -9,7 +9,7 @@ from litestar import Controller, Response, delete, get, patch, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 
-from clearspan.customers.errors import CustomerDeleted, ReferenceTaken
+from clearspan.customers.errors import CustomerDeleted, ReferenceTaken, TestModeOnly
 from clearspan.customers.schemas import (
     CustomerCreate,
     CustomerList,
@@ -37,7 +37,7 @@ class CustomerController(Controller):
     path = "/customers"
     tags = ("Customers",)
 
-    @post(opt={"scope": "customers:write"}, responses=problems(ReferenceTaken))
+    @post(opt={"scope": "customers:write"}, responses=problems(ReferenceTaken, NotFound, TestModeOnly))
     async def create(
         self,
         data: JSONBody[CustomerCreate],
@@ -97,7 +97,8 @@ class CustomerController(Controller):
     async def delete(
         self, customer_id: FromPath[str], caller: NamedDependency[Caller], customers: NamedDependency[Customers]
     ) -> CustomerOut:
-        """Delete a customer: personal data, reference and metadata are erased, payment methods detached.
+        """Delete a customer: personal data, reference and metadata are erased, payment methods detached, mandates
+        revoked.
 
         Payments stay and point at the empty customer.
         """
@@ -157,5 +158,5 @@ class PaymentMethodController(Controller):
         key: NamedDependency[IdempotencyKey | None],
         customers: NamedDependency[Customers],
     ) -> Response[PaymentMethodOut]:
-        """Never charge a payment method again. What is under way with it goes on."""
+        """Never charge a payment method again; its mandates are revoked. What is under way with it goes on."""
         return reply(await customers.detach_method(caller, key, ids.decode("pm", method_id)))

@@ -21,3 +21,30 @@ class CustomerDeleted(DomainError):
     status = 409
     title = "The customer was deleted"
     advice = "A deleted customer cannot be changed or charged; create a new one."
+
+
+class TestModeOnly(DomainError):
+    """Test clocks are for test mode."""
+
+    code = "test_mode_only"
+    status = 403
+    title = "Test clocks exist in test mode only"
+    advice = "Use a test key (csk_test_...). In live mode time passes by itself."
+
+
+class MethodOfAnotherCustomer(DomainError):
+    """The payment method belongs to somebody else, or to nobody."""
+
+    code = "mandate_method_mismatch"
+    status = 422
+    title = "The payment method is not this customer's"
+    advice = "A mandate is a customer's consent for a payment method of his own: make the method with this customer."
+
+
+class MethodGone(DomainError):
+    """The payment method was detached."""
+
+    code = "mandate_method_detached"
+    status = 409
+    title = "The payment method was detached"
+    advice = "Make a mandate for a payment method that can be charged."

@@ -19,6 +19,7 @@ class Customer(Scoped):
     id: Mapped[UUID] = mapped_column("customer_id", primary_key=True)
     reference: Mapped[str | None]
     metadata_: Mapped[dict[str, str]] = mapped_column("metadata")
+    test_clock_id: Mapped[UUID | None]
     sequence: Mapped[int]
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]
@@ -83,3 +84,31 @@ class PaymentMethod(Scoped):
         self.sequence += 1
         self.updated_at = now
         return True
+
+
+class Mandate(Scoped):
+    """A customer's consent to be charged without being present. SQL moves it on (``subscriptions/sql/collect.sql``)."""
+
+    __tablename__ = "mandates"
+
+    id: Mapped[UUID] = mapped_column("mandate_id", primary_key=True)
+    customer_id: Mapped[UUID]
+    payment_method_id: Mapped[UUID]
+    purpose: Mapped[str]
+    status: Mapped[str]
+    backup: Mapped[bool]
+    psp_account_id: Mapped[UUID | None]
+    network_transaction_id: Mapped[str | None]
+    payment_id: Mapped[UUID | None]
+    authenticated: Mapped[bool]
+    text_version: Mapped[str]
+    accepted_at: Mapped[datetime]
+    acceptance: Mapped[bytes | None]
+    suspended_because: Mapped[str | None]
+    revoked_because: Mapped[str | None]
+    metadata_: Mapped[dict[str, str]] = mapped_column("metadata")
+    sequence: Mapped[int]
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+    activated_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]

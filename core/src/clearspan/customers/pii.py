@@ -75,6 +75,13 @@ class Pii(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     address: Address | None = None
 
 
+class Acceptance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Where and with what a person agreed to a mandate."""
+
+    ip: str | None = None
+    user_agent: str | None = None
+
+
 NOBODY = Pii()
 PERSONAL = frozenset(Pii.__struct_fields__)
 
@@ -128,6 +135,17 @@ class PersonalData:
         """What ``seal_answer`` made."""
         return crypto.open_(self._person(row), sealed, self._place("idempotency_keys", "body", row.id))
 
+    def seal_acceptance(self, row: CustomerPii, mandate_id: UUID, acceptance: Acceptance) -> bytes:
+        """Where and with what a person agreed to a mandate; it goes with the person's key."""
+        return crypto.seal(
+            self._person(row), msgspec.json.encode(acceptance), self._place("mandates", "acceptance", mandate_id)
+        )
+
+    def open_acceptance(self, row: CustomerPii, mandate_id: UUID, sealed: bytes) -> Acceptance:
+        """What ``seal_acceptance`` made."""
+        plain = crypto.open_(self._person(row), sealed, self._place("mandates", "acceptance", mandate_id))
+        return msgspec.json.decode(plain, type=Acceptance)
+
     def index(self, email: str) -> bytes:
         """What an address is found by; case does not matter."""
         return hmac.digest(self._index_key, email.lower().encode(), hashlib.sha256)
@@ -135,5 +153,5 @@ class PersonalData:
     def _person(self, row: CustomerPii) -> bytes:
         return crypto.open_(self._data_key, row.wrapped_key, self._place("customer_pii", "wrapped_key", row.id))
 
-    def _place(self, table: str, column: str, customer_id: UUID) -> str:
-        return place(self._scope, table, column, customer_id)
+    def _place(self, table: str, column: str, row_id: UUID) -> str:
+        return place(self._scope, table, column, row_id)

@@ -40,6 +40,17 @@ class CustomerCreate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     email: Email | None = None
     phone: Phone | None = None
     address: Address | None = None
+    test_clock: (
+        Annotated[
+            str,
+            Meta(
+                max_length=90,
+                description="Test mode: the clock this customer lives by, for ever.",
+                examples=["tc_01h455vb4pex5vsknk084sn02q"],
+            ),
+        ]
+        | None
+    ) = None
     metadata: Metadata = {}
 
 
@@ -78,6 +89,7 @@ class CustomerOut(msgspec.Struct, frozen=True, kw_only=True):
     email: str | None
     phone: str | None
     address: Address | None
+    test_clock: str | None
     metadata: dict[str, str]
     sequence: Annotated[int, Meta(description="Grows with each change; of two copies the higher one is newer.")]
     created_at: datetime
@@ -141,6 +153,7 @@ def customer_out(customer: Customer, pii: Pii) -> CustomerOut:
         email=pii.email,
         phone=pii.phone,
         address=pii.address,
+        test_clock=ids.encode_optional("tc", customer.test_clock_id),
         metadata=customer.metadata_,
         sequence=customer.sequence,
         created_at=customer.created_at,

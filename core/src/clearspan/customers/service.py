@@ -13,10 +13,11 @@ from sqlalchemy import ColumnElement
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from clearspan.customers.errors import CustomerDeleted, ReferenceTaken
+from clearspan.customers.errors import CustomerDeleted, ReferenceTaken, TestModeOnly
+from clearspan.customers.mandates import personal_data
 from clearspan.customers.models import Customer, PaymentMethod
 from clearspan.customers.pii import NOBODY, PERSONAL, PersonalData, Pii
-from clearspan.customers.repository import CustomerRows, MethodRows, PiiRows
+from clearspan.customers.repository import CustomerRows, MandateRows, MethodRows, PiiRows
 from clearspan.customers.schemas import (
     CustomerCreate,
     CustomerList,
@@ -36,6 +37,7 @@ from clearspan.platform.context import Caller, Scope
 from clearspan.platform.db import Database
 from clearspan.platform.idempotency import Answer, IdempotencyKey, once
 from clearspan.platform.orm import violated
+from clearspan.platform.problems import NotFound
 from clearspan.sdk import VaultCard
 from clearspan.tenants.service import Tenants
 
@@ -78,11 +80,15 @@ class Customers:
         shows the customer as it is then.
 
         Raises:
-            ReferenceTaken; and as ``once``.
+            NotFound: no such test clock.
+            ReferenceTaken, TestModeOnly; and as ``once``.
         """
         personal = await self._personal(caller.scope)
         pii = Pii(name=body.name, email=body.email, phone=body.phone, address=body.address)
         given = [name for name, value in msgspec.structs.asdict(body).items() if value]
+        test_clock_id = None if body.test_clock is None else ids.decode("tc", body.test_clock)
+        if test_clock_id is not None and caller.scope.live:
+            raise TestModeOnly
         made: Answer | None = None
 
         async def work(session: AsyncSession) -> Answer:
@@ -94,6 +100,7 @@ class Customers:
                 id=clock.new_uuid(),
                 reference=body.reference,
                 metadata_=body.metadata,
+                test_clock_id=test_clock_id,
                 sequence=1,
                 created_at=now,
                 updated_at=now,
@@ -106,7 +113,7 @@ class Customers:
             kept = _Kept(customer_id=customer.id, sealed=personal.seal_answer(person, made.body))
             return Answer(201, msgspec.json.encode(kept))
 
-        with _reference_taken():
+        with _refusals():
             answer = await once(self._db, caller.scope, key, work)
         return made or await self._repeat(caller.scope, personal, answer)
 
@@ -159,7 +166,7 @@ class Customers:
         """
         personal = await self._personal(caller.scope)
         given = {name: value for name, value in msgspec.structs.asdict(body).items() if value is not msgspec.UNSET}
-        with _reference_taken():
+        with _refusals():
             async with self._db.begin(caller.scope) as session:
                 customer = await CustomerRows(session).require(caller.scope, customer_id, lock=True)
                 if customer.deleted_at is not None:
@@ -177,17 +184,24 @@ class Customers:
                 return customer_out(customer, pii)
 
     async def delete(self, caller: Caller, customer_id: UUID) -> CustomerOut:
-        """Erase what tells who it was, and detach the payment methods; payments keep pointing at the empty customer.
+        """Erase what tells who it was, detach the payment methods and revoke the mandates; payments keep pointing at the empty
+        customer.
 
         Raises:
             NotFound: no such customer.
         """
         async with self._db.begin(caller.scope) as session:
-            customer = await CustomerRows(session).require(caller.scope, customer_id, lock=True)
+            customer = await CustomerRows(session).hold(caller.scope, customer_id)
             if customer.deleted_at is None:
                 now = clock.now()
                 await session.delete(await PiiRows(session).require(caller.scope, customer_id))
-                for method in await MethodRows(session).active_of(caller.scope, customer_id):
+                mandates = MandateRows(session)
+                methods = await MethodRows(session).active_of(caller.scope, customer_id)
+                at = await CustomerRows(session).now_of(customer)
+                for mandate_id in await mandates.standing_of(caller.scope, customer_id=customer_id):
+                    await mandates.revoke(caller, mandate_id, "customer_deleted", at)
+                await mandates.forget_acceptance(caller.scope, customer_id)
+                for method in methods:
                     await _detach(session, caller, method, now)
                 customer.erase(now)
                 await _record_customer(session, caller, customer, "customer.deleted", [])
@@ -273,14 +287,20 @@ class Customers:
             return method_list(page.rows, page.next_cursor)
 
     async def detach_method(self, caller: Caller, key: IdempotencyKey | None, method_id: UUID) -> Answer:
-        """Never charge it again. What is under way with it goes on.
+        """Never charge it again, and revoke its mandates. What is under way with it goes on.
 
         Raises:
             NotFound: no such payment method; and as ``once``.
         """
 
         async def work(session: AsyncSession) -> Answer:
-            method = await MethodRows(session).require(caller.scope, method_id, lock=True)
+            method = await MethodRows(session).hold(caller.scope, method_id)
+            if method.customer_id is not None:
+                at = await CustomerRows(session).now_of(
+                    await CustomerRows(session).require(caller.scope, method.customer_id)
+                )
+                for mandate_id in await MandateRows(session).standing_of(caller.scope, method_id=method_id):
+                    await MandateRows(session).revoke(caller, mandate_id, "method_detached", at)
             await _detach(session, caller, method, clock.now())
             return Answer(200, msgspec.json.encode(method_out(method)))
 
@@ -293,12 +313,7 @@ class Customers:
         return {method.id: msgspec.to_builtins(method_out(method)) for method in methods}
 
     async def _personal(self, scope: Scope) -> PersonalData:
-        mode = "live" if scope.live else "test"
-        return PersonalData(
-            scope,
-            data_key=await self._tenants.data_key(scope.tenant_id),
-            index_key=await self._tenants.derive(scope.tenant_id, f"customer-email-index/{mode}"),
-        )
+        return await personal_data(self._tenants, scope)
 
 
 class _Kept(msgspec.Struct, frozen=True):
@@ -313,12 +328,16 @@ class _NotDescribedYet(Exception):
 
 
 @contextlib.contextmanager
-def _reference_taken() -> Iterator[None]:
+def _refusals() -> Iterator[None]:
     try:
         yield
     except IntegrityError as error:
         if violated(error) == "customers_tenant_id_live_reference_key":
             raise ReferenceTaken from None
+        if violated(error) == "customers_tenant_id_live_test_clock_id_fkey":
+            raise NotFound(
+                "There is no such test clock. Check the id, and that the key is of the same tenant."
+            ) from None
         raise
 
 

@@ -22,6 +22,8 @@ SUBJECTS = {
     "dispute": "dp",
     "customer": "cus",
     "payment_method": "pm",
+    "mandate": "man",
+    "test_clock": "tc",
     "psp_account": "acct",
     "webhook": "whi",
     "api_key": "key",
@@ -38,6 +40,7 @@ _REFERENCES = {
     "psp_account_id": "acct",
     "customer_id": "cus",
     "payment_method_id": "pm",
+    "mandate_id": "man",
     "key_id": "key",
     "tenant_id": "ten",
 }

@@ -15,6 +15,7 @@ from clearspan.payments.schemas import (
     DecisionOut,
     DisputeList,
     DisputeOut,
+    MandateVerify,
     PaymentCancel,
     PaymentCapture,
     PaymentConfirm,
@@ -65,7 +66,8 @@ class PaymentController(Controller):
         opt={"scope": "payments:write"},
         responses=problems(
             errors.CustomerMissing, errors.MethodMissing, errors.MethodOfAnother, errors.MethodDetached, errors.MethodRequired,
-            errors.AccountUnavailable, errors.UnsupportedCurrency, NoRoute, errors.OutcomeNotStored, money=PaymentOut,
+            errors.AccountUnavailable, errors.UnsupportedCurrency, errors.MandateMissing, errors.MandateNotActive,
+            errors.RetryCapReached, errors.CardStopped, NoRoute, errors.OutcomeNotStored, money=PaymentOut,
         ),
     )  # fmt: skip
     async def create(
@@ -311,6 +313,36 @@ def _only(request: Request[Any, Any, Any], filters: frozenset[str], *also: str) 
             f"There is no filter {name[:40]!r}; there are {', '.join([*sorted(filters), *also])}.",
             errors=[{"path": name[:40], "message": "unknown query parameter"}],
         )
+
+
+class MandateVerificationController(Controller):
+    """The part of ``/v1/mandates`` that asks a PSP."""
+
+    path = "/mandates"
+    tags = ("Mandates",)
+
+    @post(
+        "/{mandate_id:str}/verify",
+        opt={"scope": "mandates:write"},
+        responses=problems(
+            errors.MandateNotFound, errors.MandateNotActive, errors.MethodDetached, errors.AccountUnavailable,
+            errors.UnsupportedCurrency, NoRoute, errors.OutcomeNotStored, money=PaymentOut,
+        ),
+    )  # fmt: skip
+    async def verify(
+        self,
+        mandate_id: FromPath[str],
+        data: JSONBody[MandateVerify],
+        caller: NamedDependency[Caller],
+        key: NamedDependency[IdempotencyKey | None],
+        payments: NamedDependency[Payments],
+    ) -> Response[PaymentOut]:
+        """Activate a mandate without charging: a zero-amount payment with the customer present.
+
+        The answer is a payment of 0: `requires_action` while the bank asks the customer (then `POST /v1/payments/{id}/continue`),
+        `succeeded` when the card is good. A suspended mandate is active again after it.
+        """
+        return reply(await payments.verify_mandate(caller, key, ids.decode("man", mandate_id), data))
 
 
 class RefundController(Controller):

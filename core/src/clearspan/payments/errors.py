@@ -292,6 +292,15 @@ class UnsupportedCurrency(DomainError):
     advice = "Use a three-letter ISO 4217 code in capitals, such as EUR, USD or JPY."
 
 
+class MandateNotFound(DomainError):
+    """No such mandate of this tenant in this mode."""
+
+    code = "mandate_not_found"
+    status = 404
+    title = "No such mandate"
+    advice = "Check the id, and that the key is of the same tenant and mode (test or live)."
+
+
 class MandateMissing(DomainError):
     """A merchant-initiated charge without the customer's consent to it."""
 
@@ -311,8 +320,8 @@ class MandateNotActive(DomainError):
     status = 409
     title = "The mandate is not active"
     advice = (
-        "mandate_status says why. A pending one becomes active with its first payment; a revoked one stays revoked: ask the"
-        " customer for a new one. Nothing was sent."
+        "mandate_status says why. A pending one becomes active with its first payment, a suspended one again with a payment"
+        " of the customer's; a revoked one stays revoked: ask the customer for a new one. Nothing was sent."
     )
 
 

@@ -156,6 +156,7 @@ class Payment(msgspec.Struct, frozen=True, kw_only=True):
     sequence: int = 1
     customer_id: UUID | None = None
     payment_method_id: UUID | None = None
+    mandate_id: UUID | None = None
     psp_account_id: UUID | None = None
     reference: str | None = None
     description: str | None = None

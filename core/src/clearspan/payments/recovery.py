@@ -82,7 +82,7 @@ def still_wanted(payment: Payment, operation: Operation, now: datetime) -> bool:
         return True  # The merchant asked for it, and nobody stands at a till.
     if called_off(payment, operation) or payment.expires_at <= now:
         return False
-    return not payment.customer_present or now - operation.created_at <= WANTED_FOR
+    return operation.merchant_initiated or now - operation.created_at <= WANTED_FOR
 
 
 def may_resend(operation: Operation, facts: PspFacts, now: datetime) -> bool:

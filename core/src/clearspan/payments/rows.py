@@ -69,6 +69,15 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     confirmed_at: datetime | None = None
 
 
+class MandateRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of ``mandates``, as far as payments look at it."""
+
+    mandate_id: UUID
+    customer_id: UUID
+    payment_method_id: UUID
+    psp_account_id: UUID | None = None
+
+
 class Stale(msgspec.Struct, frozen=True):
     payment_id: UUID
     status: str

@@ -53,6 +53,19 @@ MethodId = Annotated[
 ]
 
 
+MandateId = Annotated[
+    str,
+    Meta(
+        max_length=90,
+        description=(
+            "Id of a mandate of this payment method. With the customer present and the mandate pending, this is its first"
+            " payment. Without the customer: default is the method's active one."
+        ),
+        examples=["man_01h455vb4pex5vsknk084sn02q"],
+    ),
+]
+
+
 class _Body(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A request body: unknown fields are refused."""
 
@@ -68,12 +81,24 @@ class PaymentCreate(_Body, frozen=True, kw_only=True):
         Literal["automatic", "manual"], Meta(description="manual: authorise now, capture later.")
     ] = "automatic"
     confirm: Annotated[bool, Meta(description="Charge at once; needs payment_method.")] = False
-    customer_present: Annotated[bool, Meta(description="false for a merchant-initiated payment.")] = True
+    customer_present: Annotated[
+        bool,
+        Meta(description="false for a merchant-initiated payment: it needs an active mandate of the payment method."),
+    ] = True
+    mandate: MandateId | None = None
     psp_account: Account | None = None
     reference: Reference | None = None
     description: Description | None = None
     return_url: Url | None = None
     metadata: Metadata = {}
+
+
+class MandateVerify(_Body, frozen=True, kw_only=True):
+    """Verify a mandate's card with a zero-amount payment, the customer present."""
+
+    return_url: Url
+    currency: Currency = "EUR"
+    psp_account: Account | None = None
 
 
 class PaymentConfirm(_Body, frozen=True, kw_only=True):
@@ -318,6 +343,7 @@ class PaymentOut(msgspec.Struct, frozen=True, kw_only=True):
     customer_present: bool
     customer: str | None
     payment_method: str | None
+    mandate: Annotated[str | None, Meta(description="What it rests on, or what its success activates.")]
     psp: PspOut | None
     next_action: NextActionOut | None
     last_error: PaymentErrorOut | None
@@ -433,6 +459,7 @@ def payment_out(payment: Payment, operations: list[Operation], names: Names) -> 
         customer_present=payment.customer_present,
         customer=ids.encode_optional("cus", payment.customer_id),
         payment_method=ids.encode_optional("pm", payment.payment_method_id),
+        mandate=ids.encode_optional("man", payment.mandate_id),
         psp=psp,
         next_action=msgspec.convert(payment.next_action, NextActionOut) if payment.next_action else None,
         last_error=msgspec.convert(payment.last_error, PaymentErrorOut) if payment.last_error else None,

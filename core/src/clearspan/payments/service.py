@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import contextlib
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -26,7 +27,7 @@ import structlog
 
 from clearspan.payments import caps, errors, recovery
 from clearspan.payments import news as news_of_psps
-from clearspan.payments.mandates import EEA
+from clearspan.payments.mandates import activation
 from clearspan.payments.models import (
     FINAL,
     Dispute,
@@ -39,13 +40,14 @@ from clearspan.payments.models import (
 )
 from clearspan.payments.news import PAYMENT_LABEL, Told
 from clearspan.payments.recovery import NextStep
-from clearspan.payments.rows import Details, InvoiceCharge, Kept, Opened, Settled, Stale
+from clearspan.payments.rows import Details, InvoiceCharge, Kept, MandateRow, Opened, Settled, Stale
 from clearspan.payments.schemas import (
     AuditOut,
     DecisionCreate,
     DecisionOut,
     DisputeList,
     DisputeOut,
+    MandateVerify,
     PaymentCancel,
     PaymentCapture,
     PaymentConfirm,
@@ -69,7 +71,7 @@ from clearspan.platform.idempotency import Answer, IdempotencyKey, KeyMissing
 from clearspan.platform.problems import DatabaseUnavailable, DomainError, InvalidRequest
 from clearspan.platform.telemetry import Metrics
 from clearspan.psps.calls import Observation
-from clearspan.psps.service import PspAccounts, Sending
+from clearspan.psps.service import PspAccounts, Sending, SendingCredential
 from clearspan.routing.service import Choice, NoRoute, choose
 from clearspan.sdk import (
     CURRENCIES,
@@ -81,6 +83,7 @@ from clearspan.sdk import (
     News,
     RefundRequest,
     RetrieveRequest,
+    StoredCredential,
 )
 from clearspan.settings import Settings
 
@@ -101,6 +104,7 @@ _DETAILS = msgspec.json.Decoder(Details)
 _DETAILS_LIST = msgspec.json.Decoder(list[Details])
 _REFUNDS = msgspec.json.Decoder(list[Operation])
 _DISPUTES = msgspec.json.Decoder(list[Dispute])
+_MANDATE = msgspec.json.Decoder(MandateRow | None)
 _STALE = msgspec.json.Decoder(list[Stale])
 _ENCODER = msgspec.json.Encoder()
 
@@ -150,34 +154,75 @@ class Payments:
             )
         if body.confirm and body.payment_method is None:
             raise errors.MethodRequired
-        now = clock.now()
-        payment_id = clock.new_uuid()
         given = {
-            "payment_id": payment_id,
             "amount_minor": body.amount_minor,
             "currency": body.currency,
             "capture_method": body.capture_method,
             "customer_present": body.customer_present,
             "customer_id": _reference("cus", body.customer, errors.CustomerMissing),
             "payment_method_id": _reference("pm", body.payment_method, errors.MethodMissing),
+            "mandate_id": _reference("man", body.mandate, errors.MandateMissing),
             "reference": body.reference,
             "description": body.description,
             "return_url": body.return_url,
             "metadata": body.metadata,
+        }
+        return await self._open_payment(caller, key, given, confirm=body.confirm, psp_account=body.psp_account)
+
+    async def _open_payment(
+        self, caller: Caller, key: IdempotencyKey, given: dict[str, Any], *, confirm: bool, psp_account: str | None
+    ) -> Answer:
+        now = clock.now()
+        given = given | {
+            "payment_id": clock.new_uuid(),
             "expires_at": now + timedelta(hours=self._settings.payments.intent_ttl_h),
         }
         document = self._document(caller, key, now) | {"payment": given}
-        if body.confirm:
+        if confirm:
             document["caps"] = caps.at(now)
-            document["operation"] = await self._charge(
-                caller, key, now, body.currency, body.capture_method, body.psp_account
-            )
+            document["operation"] = await self._charge(caller, key, now, given, psp_account)
         else:
             document["answer"] = await self._created_answer(caller, given, now)
         opened = await self._open(caller, "payment_open", document)
         if opened.payment is not None and opened.operation is None:
             return Answer(document["answer"]["status"], document["answer"]["body"].encode())
         return await self._run(caller, key, opened, self._render_payment(caller.scope, 201), self._send)
+
+    async def verify_mandate(
+        self, caller: Caller, key: IdempotencyKey | None, mandate_id: UUID, body: MandateVerify
+    ) -> Answer:
+        """An authorisation of nothing, the customer present: activates a pending or suspended mandate without charging.
+
+        Raises:
+            NotFound: no such mandate.
+            KeyMissing, and the refusals of ``errors``.
+        """
+        key = _required(key)
+        if body.currency not in CURRENCIES:
+            raise errors.UnsupportedCurrency
+        mandate = await self._mandate(caller.scope, mandate_id, None)
+        if mandate is None:
+            raise errors.MandateNotFound
+        given = {
+            "amount_minor": 0,
+            "currency": body.currency,
+            "capture_method": "manual",
+            "customer_present": True,
+            "customer_id": mandate.customer_id,
+            "payment_method_id": mandate.payment_method_id,
+            "mandate_id": mandate.mandate_id,
+            "reference": None,
+            "description": None,
+            "return_url": body.return_url,
+            "metadata": {},
+        }
+        try:
+            return await self._open_payment(caller, key, given, confirm=True, psp_account=body.psp_account)
+        except DomainError:
+            kept = await self._kept(caller.scope, key)
+            if kept is not None:
+                return kept
+            raise
 
     async def confirm(
         self, caller: Caller, key: IdempotencyKey | None, payment_id: str, body: PaymentConfirm
@@ -187,19 +232,18 @@ class Payments:
         payment_uuid = _payment_id(payment_id)
         known = await self._find(caller.scope, payment_uuid)
         now = clock.now()
+        method = _reference("pm", body.payment_method, errors.MethodMissing)
+        given = msgspec.structs.asdict(known.payment)
+        if method is not None:
+            given["payment_method_id"] = method
         try:
-            operation = await self._charge(
-                caller, key, now, known.payment.currency, known.payment.capture_method, body.psp_account
-            )
+            operation = await self._charge(caller, key, now, given, body.psp_account)
         except NoRoute:
             kept = await self._kept(caller.scope, key)
             if kept is not None:
                 return kept
             raise
-        operation |= {
-            "payment_method_id": _reference("pm", body.payment_method, errors.MethodMissing),
-            "return_url": body.return_url,
-        }
+        operation |= {"payment_method_id": method, "return_url": body.return_url}
         return await self._operate(caller, key, now, payment_uuid, operation, self._render_payment(caller.scope, 200))
 
     async def capture(
@@ -563,6 +607,7 @@ class Payments:
             "psp_ref": body.psp_reference,
             "second_person_above_minor": self._settings.payments.second_person_above_minor,
             "unwind_surplus": self._settings.payments.surplus == "return",
+            "mandate_activation": activation(self._settings.mandates.authentication),
         }
         opened = _OPENED.decode(await self._db.call("operation_decide", document))
         if opened.replay is not None:
@@ -830,6 +875,7 @@ class Payments:
                     capture=operation.kind == "purchase",
                     source=psp.source(),
                     customer_present=not operation.merchant_initiated,
+                    credential=_credential(operation, sending.credential),
                     return_url=payment.return_url,
                     webhook_url=self._psps.webhook_url(sending),
                     description=payment.description,
@@ -950,7 +996,7 @@ class Payments:
             **more,
         }
         if operation.mandate_id is not None:
-            document["mandate_activation"] = {"authentication": self._settings.mandates.authentication, "eea": EEA}
+            document["mandate_activation"] = activation(self._settings.mandates.authentication)
         answer = None
         if key is not None:
             predicted, operations, changed = _predict(payment, opened.operations, operation, observation, now)
@@ -1021,21 +1067,39 @@ class Payments:
         return observation
 
     async def _charge(
-        self, caller: Caller, key: IdempotencyKey, now: datetime, currency: str, capture_method: str, wanted: str | None
+        self, caller: Caller, key: IdempotencyKey, now: datetime, given: Mapping[str, Any], wanted: str | None
     ) -> dict[str, Any]:
-        choice = await self._choose(caller.scope, currency, capture_method, wanted)
+        """The operation's fields; ``given`` are the payment's."""
+        place = given["currency"], given["capture_method"]
+        verifies = given["amount_minor"] == 0
+        choice = None
+        if wanted is None and not given["customer_present"]:
+            # Where the first payment was made, if that account still takes charges: the issuer knows it.
+            mandate = await self._mandate(caller.scope, given["mandate_id"], given["payment_method_id"])
+            if mandate is not None and mandate.psp_account_id is not None:
+                with contextlib.suppress(NoRoute):
+                    choice = await self._choose(caller.scope, *place, ids.encode("acct", mandate.psp_account_id))
+        if choice is None:
+            choice = await self._choose(caller.scope, *place, wanted, verifies=verifies)
         return self._operation(caller, key, now, "charge") | {
             "psp_account_id": choice.candidate.account_id,
             "routing": choice.reason,
         }
 
-    async def _choose(self, scope: Scope, currency: str, capture_method: str, wanted: str | None) -> Choice:
+    async def _mandate(self, scope: Scope, mandate_id: UUID | None, method_id: UUID | None) -> MandateRow | None:
+        document = _place(scope) | {"mandate_id": mandate_id, "payment_method_id": method_id}
+        found: MandateRow | None = _MANDATE.decode(await self._db.call("mandate_find", document))
+        return found
+
+    async def _choose(
+        self, scope: Scope, currency: str, capture_method: str, wanted: str | None, *, verifies: bool = False
+    ) -> Choice:
+        fields: dict[str, Any] = {"currency": currency, "capture_method": capture_method}
+        fields |= {"wanted": wanted, "verifies": verifies}
         try:
-            candidates = await self._psps.candidates(scope)
-            return choose(candidates, currency=currency, capture_method=capture_method, wanted=wanted)
+            return choose(await self._psps.candidates(scope), **fields)
         except NoRoute:  # An account may have been added a moment ago, by another process.
-            candidates = await self._psps.candidates(scope, fresh=True)
-            return choose(candidates, currency=currency, capture_method=capture_method, wanted=wanted)
+            return choose(await self._psps.candidates(scope, fresh=True), **fields)
 
     def _operation(self, caller: Caller, key: IdempotencyKey, now: datetime, want: str) -> dict[str, Any]:
         operation_id = ids.operation_id(
@@ -1138,6 +1202,7 @@ _SHOWN_OF_A_FACT = (
     "psp_ref",
     "code",
     "raw_code",
+    "authentication",
     "raw",
 )
 
@@ -1176,6 +1241,18 @@ def _predict(
         payment = msgspec.structs.replace(payment, canceled_at=now, cancellation_reason=changed.reason)
     derived = derive(payment, rows)
     return msgspec.structs.replace(derived, sequence=payment.sequence + 1, updated_at=now), rows, changed
+
+
+def _credential(operation: Operation, credential: SendingCredential | None) -> StoredCredential | None:
+    if credential is None:
+        return None
+    return StoredCredential(
+        initiator="merchant" if operation.merchant_initiated else "customer",
+        purpose=credential.purpose,
+        first=credential.first,
+        mandate=ids.encode("man", credential.mandate_id),
+        network_transaction_id=credential.network_transaction_id,
+    )
 
 
 async def _no_answer(*_: object) -> Answer:

@@ -22,6 +22,7 @@ from clearspan.sdk import (
     DECLINES,
     ActionRequired,
     Approved,
+    Authentication,
     Declined,
     Money,
     NotFound,
@@ -53,6 +54,8 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
         raw_code, advice, network_code, message: the PSP's own words.
         network_transaction_id: for later merchant-initiated payments.
         fee_minor: what the PSP keeps, in the operation's currency.
+        authenticated: whether the payer was challenged, when the PSP says so.
+        authentication: how: ``challenged``, ``version``, ``eci``, ``ds_transaction_id``.
         next_action: what the payer must do.
         action_expires_at: until when.
         raw: the PSP's answer, card numbers masked, at most 16 KB.
@@ -71,6 +74,8 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     message: str | None = None
     network_transaction_id: str | None = None
     fee_minor: int | None = None
+    authenticated: bool | None = None
+    authentication: dict[str, Any] | None = None
     next_action: dict[str, Any] | None = None
     action_expires_at: datetime | None = None
     raw: dict[str, Any] | None = None
@@ -151,6 +156,8 @@ def read(outcome: Outcome | NotFound, asked: Money, source: str) -> Observation:
                 else f"asked for {asked}, the PSP says {outcome.amount.amount_minor} {outcome.amount.currency}",
                 network_transaction_id=_text(outcome.network_transaction_id),
                 fee_minor=outcome.fee.amount_minor if outcome.fee and outcome.fee.currency == asked.currency else None,
+                authenticated=outcome.authentication.challenged if outcome.authentication else None,
+                authentication=_authentication(outcome.authentication),
                 raw=raw,
             )
         case Declined():
@@ -179,6 +186,17 @@ def read(outcome: Outcome | NotFound, asked: Money, source: str) -> Observation:
         case NotFound() if source == "lookup":
             return Observation(observed="not_found", source=source, raw=raw)
     raise OutcomeUnknown(f"the adapter returned a {type(outcome).__name__}")
+
+
+def _authentication(said: Authentication | None) -> dict[str, Any] | None:
+    if said is None:
+        return None
+    return {
+        "challenged": said.challenged,
+        "version": _text(said.version),
+        "eci": _text(said.eci),
+        "ds_transaction_id": _text(said.ds_transaction_id),
+    }
 
 
 def _undecided(observed: str, code: str, error: BaseException, source: str) -> Observation:

@@ -80,6 +80,15 @@ class SendingMethod(msgspec.Struct, frozen=True):
     network_transaction_id: str | None = None
 
 
+class SendingCredential(msgspec.Struct, frozen=True):
+    """The mandate of a charge, as it was when the charge was reserved."""
+
+    mandate_id: UUID
+    purpose: str
+    first: bool
+    network_transaction_id: str | None = None
+
+
 class Sending(msgspec.Struct, frozen=True, kw_only=True):
     """What SQL hands over for sending an operation.
 
@@ -94,6 +103,7 @@ class Sending(msgspec.Struct, frozen=True, kw_only=True):
     config_version: int
     config: str
     method: SendingMethod | None = None
+    credential: SendingCredential | None = None
     charge_ref: str | None = None
     webhook_token: str | None = None
     recovering: bool = False

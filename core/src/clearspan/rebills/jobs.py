@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+from uuid import UUID
 
-JOBS: dict[str, Callable[..., Awaitable[int]]] = {}
+from clearspan.platform.context import Scope
+from clearspan.rebills.clocks import TestClocks
+
+Context = Mapping[str, Any]
+
+
+async def advance_test_clocks(ctx: Context, *, tenant_id: str, live: bool) -> int:
+    """Move the test clocks that are on their way; returns at how many instants something was done."""
+    test_clocks: TestClocks = ctx["test_clocks"]
+    return await test_clocks.move(Scope(tenant_id=UUID(tenant_id), live=live), ctx["request_id"])
+
+
+JOBS: dict[str, Callable[..., Awaitable[int]]] = {"advance_test_clocks": advance_test_clocks}
 """By the name that ``due_work`` gives them: collect_invoices, send_notices, advance_test_clocks."""

@@ -49,7 +49,9 @@ class Choice(msgspec.Struct, frozen=True):
     reason: dict[str, str]
 
 
-def choose(candidates: list[Candidate], *, currency: str, capture_method: str, wanted: str | None) -> Choice:
+def choose(
+    candidates: list[Candidate], *, currency: str, capture_method: str, wanted: str | None, verifies: bool = False
+) -> Choice:
     """Pick one: the first that fits and is available, else the first that fits.
 
     Args:
@@ -57,11 +59,13 @@ def choose(candidates: list[Candidate], *, currency: str, capture_method: str, w
         currency: ISO 4217.
         capture_method: ``automatic`` or ``manual``.
         wanted: an account's name or public id that the client asks for, or ``None``.
+        verifies: the charge is an authorisation of nothing.
 
     Raises:
         NoRoute: none fits; ``rejected`` says why for each.
     """
-    needed = Capability.AUTHORIZE if capture_method == "manual" else Capability.PURCHASE
+    needed = [Capability.AUTHORIZE if capture_method == "manual" else Capability.PURCHASE]
+    needed += [Capability.VERIFY] if verifies else []
     rejected: list[dict[str, str]] = []
     fitting: list[Candidate] = []
     for candidate in sorted(candidates, key=lambda one: (one.priority, one.name)):
@@ -69,8 +73,8 @@ def choose(candidates: list[Candidate], *, currency: str, capture_method: str, w
             rejected.append({"account": candidate.name, "because": "another account was asked for"})
         elif candidate.facts.currencies and currency not in candidate.facts.currencies:
             rejected.append({"account": candidate.name, "because": f"{candidate.psp} does not take {currency}"})
-        elif needed not in candidate.facts.capabilities:
-            rejected.append({"account": candidate.name, "because": f"{candidate.psp} cannot {needed.value}"})
+        elif missing := [one.value for one in needed if one not in candidate.facts.capabilities]:
+            rejected.append({"account": candidate.name, "because": f"{candidate.psp} cannot {missing[0]}"})
         else:
             fitting.append(candidate)
     if not fitting:

@@ -20,6 +20,7 @@ from clearspan.sdk.money import CURRENCIES, Money, UnknownCurrency, exponent, fo
 from clearspan.sdk.psp import (
     ActionRequired,
     Approved,
+    Authentication,
     CancelRequest,
     Capability,
     CaptureRequest,
@@ -43,13 +44,14 @@ from clearspan.sdk.psp import (
     RedirectAction,
     RefundRequest,
     RetrieveRequest,
+    StoredCredential,
     WebhookDelivery,
     WebhookEvent,
     WebhookFacts,
 )
 from clearspan.sdk.vault import CaptureSession, VaultCard, VaultContext, VaultProvider
 
-API_VERSION = "1.1"
+API_VERSION = "1.2"
 """The version of this contract, semantic: a plugin that needs a newer one says so in its requirements."""
 
 __all__ = [
@@ -58,6 +60,7 @@ __all__ = [
     "DECLINES",
     "ActionRequired",
     "Approved",
+    "Authentication",
     "CancelRequest",
     "Capability",
     "CaptureRequest",
@@ -92,6 +95,7 @@ __all__ = [
     "RefundRequest",
     "RetrieveRequest",
     "RouteSet",
+    "StoredCredential",
     "UnknownCurrency",
     "VaultCard",
     "VaultContext",

@@ -29,6 +29,7 @@ class Capability(StrEnum):
     PARTIAL_REFUND = "partial_refund"
     THREE_DS = "three_ds"
     MERCHANT_INITIATED = "merchant_initiated"
+    VERIFY = "verify"
 
 
 class Idempotency(msgspec.Struct, frozen=True):
@@ -120,13 +121,32 @@ class CardSource(msgspec.Struct, frozen=True):
     network_transaction_id: str | None = None
 
 
+class StoredCredential(msgspec.Struct, frozen=True, kw_only=True):
+    """The customer's consent that a card is kept and charged again (the schemes' stored credential framework).
+
+    Attributes:
+        initiator: ``customer`` when he is present, ``merchant`` when he is not.
+        purpose: ``recurring`` (fixed periods) or ``unscheduled`` (whenever it is due).
+        first: this payment establishes the agreement. Send it so that the PSP asks for a challenge where the law wants one.
+            The answer's ``network_transaction_id`` is what later charges rest on.
+        mandate: our id of the agreement.
+        network_transaction_id: of the payment that established it, on every later one; ``None`` when that PSP gave none.
+    """
+
+    initiator: str
+    purpose: str
+    first: bool
+    mandate: str
+    network_transaction_id: str | None = None
+
+
 class ChargeRequest(msgspec.Struct, frozen=True):
     """Authorise or purchase.
 
     Attributes:
         operation_id: our reference; send it so that ``retrieve`` can find the operation without the PSP's id.
         key: the idempotency key, at most ``Idempotency.max_len`` characters; the same for every try of one operation.
-        amount: what to charge.
+        amount: what to charge; zero (with ``Capability.VERIFY`` only, never to be captured) asks whether the card is good.
         capture: ``True`` for a purchase, ``False`` for an authorisation to be captured later.
         source: the card, by reference.
         customer_present: ``False`` for a merchant-initiated payment.
@@ -134,6 +154,7 @@ class ChargeRequest(msgspec.Struct, frozen=True):
         webhook_url: where this account's webhooks go, for PSPs that take the address with each request.
         description: for the PSP's own pages; no personal data.
         metadata: short strings for the PSP's records; no personal data.
+        credential: the mandate that the charge rests on or establishes, when there is one.
     """
 
     operation_id: str
@@ -146,6 +167,7 @@ class ChargeRequest(msgspec.Struct, frozen=True):
     webhook_url: str | None = None
     description: str | None = None
     metadata: Mapping[str, str] = msgspec.field(default_factory=dict)
+    credential: StoredCredential | None = None
 
 
 class ContinueRequest(msgspec.Struct, frozen=True):
@@ -218,6 +240,22 @@ class RedirectAction(msgspec.Struct, frozen=True):
     url: str
 
 
+class Authentication(msgspec.Struct, frozen=True, kw_only=True):
+    """How the payer was authenticated (3-D Secure). There is no field for the CAVV: it is never stored and never logged.
+
+    Attributes:
+        challenged: the payer had to prove who he is; ``False`` when the issuer let him pass without.
+        version: of the protocol.
+        eci: the electronic commerce indicator.
+        ds_transaction_id: the directory server's id of the authentication.
+    """
+
+    challenged: bool
+    version: str | None = None
+    eci: str | None = None
+    ds_transaction_id: str | None = None
+
+
 class Approved(msgspec.Struct, frozen=True, kw_only=True, tag="approved"):
     """The PSP says the operation took effect.
 
@@ -226,6 +264,7 @@ class Approved(msgspec.Struct, frozen=True, kw_only=True, tag="approved"):
         amount: what the PSP says it did; the core compares it with what was asked and treats a difference as unknown.
         network_transaction_id: for later merchant-initiated payments, when given.
         fee: what the PSP keeps for this operation, when it says so; not negative.
+        authentication: of charges, when the PSP says how the payer was authenticated.
         raw: the answer; the core masks it before it is stored.
     """
 
@@ -233,6 +272,7 @@ class Approved(msgspec.Struct, frozen=True, kw_only=True, tag="approved"):
     amount: Money
     network_transaction_id: str | None = None
     fee: Money | None = None
+    authentication: Authentication | None = None
     raw: Mapping[str, Any] = msgspec.field(default_factory=dict)
 
 

@@ -85,8 +85,7 @@ class SandboxPsp:
         return [sdk.WebhookEvent(event_id=event.id, type=event.type, news=news, sequence=event.sequence)]
 
     async def activity(self, since: datetime, until: datetime) -> Sequence[sdk.OperationNews]:
-        span = {"since": str(since.timestamp()), "until": str(until.timestamp())}
-        listed = await self._list("/v1/activity", span)
+        listed = await self._list("/v1/activity", {"since": str(since.timestamp()), "until": str(until.timestamp())})
         return [answers.operation_news(raw, self._config.account, self._pages) for raw in listed]
 
     async def _follow_up(self, request: FollowUp, kind: str, fields: dict[str, Any]) -> sdk.Outcome:
@@ -127,7 +126,7 @@ class SandboxPsp:
 
 
 def _charge_body(request: sdk.ChargeRequest) -> dict[str, Any]:
-    source = request.source
+    source, agreement = request.source, request.credential
     card = {"number": source.number, "exp_month": source.exp_month, "exp_year": source.exp_year}
     return {
         "reference": request.operation_id,
@@ -135,8 +134,9 @@ def _charge_body(request: sdk.ChargeRequest) -> dict[str, Any]:
         "currency": request.amount.currency,
         "capture": request.capture,
         "card": card | {"cvc": source.cvc} if request.customer_present else card,
-        "network_transaction_id": source.network_transaction_id,
+        "network_transaction_id": (agreement and agreement.network_transaction_id) or source.network_transaction_id,
         "customer_present": request.customer_present,
+        "stored_credential": agreement and msgspec.to_builtins(agreement),
         "return_url": request.return_url,
         "webhook_url": request.webhook_url,
         "description": request.description,

@@ -128,6 +128,17 @@ def operation_news(raw: dict[str, Any], account: str, pages: str) -> sdk.Operati
     )
 
 
+def _authentication(found: Operation) -> sdk.Authentication | None:
+    if found.three_ds is None or found.three_ds.result != "authenticated":
+        return None
+    return sdk.Authentication(
+        challenged=found.three_ds.flow == "challenge",
+        version=found.three_ds.version,
+        eci=found.eci,
+        ds_transaction_id=found.ds_transaction_id,
+    )
+
+
 def _dispute_news(raw: dict[str, Any], account: str) -> sdk.DisputeNews:
     found = read(raw, Dispute)
     if found.account != account:
@@ -156,6 +167,7 @@ def _state(found: Operation, raw: Mapping[str, Any], pages: str) -> sdk.Outcome:
             amount=sdk.Money(found.amount, found.currency),
             network_transaction_id=found.network_transaction_id,
             fee=fee,
+            authentication=_authentication(found),
             raw=raw,
         )
     if found.status == "pending":

@@ -43,16 +43,30 @@ class CardIn(msgspec.Struct, forbid_unknown_fields=True):
     cvc: Annotated[str, msgspec.Meta(pattern=r"^([0-9]{3,4})?$")] | None = None
 
 
+class StoredCredential(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The agreement that a charge rests on or, ``first``, begins."""
+
+    initiator: Literal["customer", "merchant"]
+    purpose: Literal["recurring", "unscheduled"]
+    mandate: Text
+    first: bool = False
+    network_transaction_id: Text | None = None
+
+
 class ChargeIn(msgspec.Struct, forbid_unknown_fields=True):
-    """Body of ``POST /v1/charges``. Without ``card``, ``network_transaction_id`` names the charge whose card is meant."""
+    """Body of ``POST /v1/charges``. Without ``card``, ``network_transaction_id`` names the charge whose card is meant.
+
+    An ``amount`` of 0, which is never captured, asks whether the card is good.
+    """
 
     reference: Text
-    amount: Amount
+    amount: Annotated[int, msgspec.Meta(ge=0, le=10**12)]
     currency: Annotated[str, msgspec.Meta(pattern=r"^[A-Z]{3}$")]
     capture: bool = True
     card: CardIn | None = None
     network_transaction_id: Text | None = None
     customer_present: bool = True
+    stored_credential: StoredCredential | None = None
     return_url: _ReturnUrl | None = None
     webhook_url: HookUrl | None = None
     description: Annotated[str, msgspec.Meta(max_length=500)] | None = None
@@ -108,6 +122,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         released: what a final capture or a void gives back to the payer's limit.
         capture, captured, voided, refunded, disputed and what follows: of charges only; ``disputed`` is what disputes and returns
             hold or have taken.
+        eci, ds_transaction_id: of an authenticated payer.
     """
 
     id: str
@@ -135,8 +150,11 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     disputed: int = 0
     card: CardOut | None = None
     customer_present: bool | None = None
+    stored_credential: StoredCredential | None = None
     network_transaction_id: str | None = None
     three_ds: ThreeDs | None = None
+    eci: str | None = None
+    ds_transaction_id: str | None = None
     challenge_path: str | None = None
     return_url: str | None = None
     webhook_url: str | None = None
@@ -169,6 +187,9 @@ class Bank:
         self._operations: dict[str, Operation] = {}
         self._by_reference: dict[tuple[str, str], list[str]] = {}
         self._by_network_id: dict[tuple[str, str], str] = {}
+        self._proved: set[tuple[CardOut | None, str]] = set()
+        self._rebills: dict[_Agreement, list[str]] = {}
+        self._first_at: dict[_Agreement, datetime] = {}
         self._reserved: set[str] = set()
         self._changes: dict[str, Change] = {}
         self._disputes: dict[str, Dispute] = {}
@@ -223,6 +244,8 @@ class Bank:
             self._by_reference.setdefault((operation.account, operation.reference), []).append(operation.id)
         if operation.network_transaction_id:
             self._by_network_id[operation.account, operation.network_transaction_id] = operation.id
+        if operation.kind == "charge":
+            self._note(operation, new=before is None)
         if operation.charge and self._count(self._operations[operation.charge], before, operation, at):
             return [operation, self._operations[operation.charge]]
         return [operation]
@@ -253,9 +276,11 @@ class Bank:
         """Authorise or purchase.
 
         Raises:
-            RuleBroken: not_a_test_card, unknown_network_transaction, card_number_outside_card.
+            RuleBroken: not_a_test_card, unknown_network_transaction, card_number_outside_card, amount_zero.
         """
         card = self._card(account, request)
+        if request.amount == 0 and request.capture:
+            raise RuleBroken(422, "amount_zero", "Nothing can be authorised, not captured: send `capture` false.")
         charge = Operation(
             id=self._id("ch", account),
             kind="charge",
@@ -268,6 +293,7 @@ class Bank:
             capture=request.capture,
             card=CardOut(card.brand, card.number[-4:]),
             customer_present=request.customer_present,
+            stored_credential=request.stored_credential,
             return_url=request.return_url,
             webhook_url=request.webhook_url,
             description=request.description,
@@ -277,23 +303,29 @@ class Bank:
             raise RuleBroken(
                 400, "card_number_outside_card", "The card number stands in another field too; nothing was kept."
             )
-        if reason := _refusal(account, card, request, now):
-            return declined(charge, reason)
-        if card.authentication and request.customer_present:
-            if card.authentication == "failed":
+        if reason := self._refusal(card, charge, request, now):
+            no = declined(charge, reason)
+            advised = card.rebill_advice and reason == card.rebill_refusal and not request.customer_present
+            return replace(no, advice=card.rebill_advice) if advised else no
+        begins = request.stored_credential is not None and request.stored_credential.first
+        authentication = card.authentication or ("challenge" if card.eea and begins else "")
+        if authentication and request.customer_present:
+            if authentication == "failed":
                 failed = replace(charge, three_ds=ThreeDs("frictionless", "failed"))
                 return declined(failed, "authentication_failed")
-            if card.authentication == "challenge":
+            if authentication == "challenge":
                 waiting = replace(charge, status="requires_action", challenge_path=f"/challenge/{charge.id}")
                 return replace(waiting, three_ds=ThreeDs("challenge", "pending"))
-            charge = replace(charge, three_ds=ThreeDs("frictionless", "authenticated"))
+            charge = self._authenticated(charge, "frictionless")
         return self._authorise(charge, now)
 
     def authenticate(self, charge: Operation, *, approved: bool) -> Operation:
         """Note what the payer did on the challenge page; the first answer counts."""
         if charge.status != "requires_action" or charge.three_ds is None or charge.three_ds.result != "pending":
             return charge
-        return replace(charge, three_ds=ThreeDs("challenge", "authenticated" if approved else "failed"))
+        if approved:
+            return self._authenticated(charge, "challenge")
+        return replace(charge, three_ds=ThreeDs("challenge", "failed"))
 
     def resume(self, charge: Operation, now: float) -> Operation:
         """Go on after the challenge; without an answer of the payer, and at the end, nothing changes."""
@@ -443,6 +475,51 @@ class Bank:
             )
         return self._card_of(self._operations[first])
 
+    def _authenticated(self, charge: Operation, flow: str) -> Operation:
+        # Fully authenticated: 05 at Visa, 02 at Mastercard (EMV 3-D Secure, electronic commerce indicator).
+        eci = "02" if charge.card and charge.card.brand == "mastercard" else "05"
+        ds = self._letters("ds", charge.id)
+        return replace(charge, three_ds=ThreeDs(flow, "authenticated"), eci=eci, ds_transaction_id=ds)
+
+    def _note(self, charge: Operation, *, new: bool) -> None:
+        """Remember what later charges of the same agreement are judged by."""
+        agreement = _agreement(charge)
+        if new and not charge.customer_present:
+            self._rebills.setdefault(agreement, []).append(charge.id)
+        if charge.status == "succeeded":
+            self._first_at.setdefault(agreement, charge.created_at)
+            if charge.customer_present and charge.ds_transaction_id and charge.network_transaction_id:
+                self._proved.add((charge.card, charge.network_transaction_id))
+
+    def _refusal(self, card: Card, charge: Operation, request: ChargeIn, now: float) -> str:
+        """Key of ``cards.REFUSALS``, or empty."""
+        if card.refusal:
+            return card.refusal
+        first_at = self._first_at.get(_agreement(charge))
+        worn_out = card.valid_s and first_at is not None and now >= first_at.timestamp() + card.valid_s
+        if worn_out or (request.card and _expired(request.card, now)):
+            return "expired_card"
+        if charge.account == "beta" and card.brand == "amex":
+            return "brand_not_accepted"
+        if request.customer_present:
+            return ""
+        if card.authentication == "challenge" and not request.network_transaction_id:
+            return "authentication_required"
+        if card.eea and (charge.card, request.network_transaction_id or "") not in self._proved:
+            return "authentication_required"
+        return self._rebill_refusal(card, charge)
+
+    def _rebill_refusal(self, card: Card, charge: Operation) -> str:
+        earlier = [self._operations[one] for one in self._rebills.get(_agreement(charge), ())]
+        if card.rebills and sum(one.status == "succeeded" for one in earlier) < card.rebills:
+            return ""
+        if card.rebill_declines:
+            same = [one.status for one in earlier if (one.amount, one.currency) == (charge.amount, charge.currency)]
+            since = same[::-1].index("succeeded") if "succeeded" in same else len(same)
+            if same[len(same) - since :].count("declined") >= card.rebill_declines:
+                return ""
+        return card.rebill_refusal
+
     def _card_of(self, charge: Operation) -> Card:
         """The row is found by brand and last four digits: the book holds no number (a test says that they are unique)."""
         return BY_TRACE[charge.card] if charge.card else cards.CARDS[0]
@@ -507,23 +584,16 @@ def letters(name: str) -> str:
     return hashlib.blake2b(name.encode(), digest_size=10).hexdigest().translate(_HEX_TO_LETTERS)
 
 
+_Agreement = tuple[str, CardOut | None, str]
+
+
+def _agreement(charge: Operation) -> _Agreement:
+    """Account, card and mandate; charges without a mandate belong together."""
+    return charge.account, charge.card, charge.stored_credential.mandate if charge.stored_credential else ""
+
+
 BY_TRACE = {CardOut(card.brand, card.number[-4:]): card for card in cards.CARDS}
 _HEX_TO_LETTERS = str.maketrans("0123456789", "ghijkmnpqr")
-
-
-def _refusal(account: str, card: Card, request: ChargeIn, now: float) -> str:
-    """Key of ``cards.REFUSALS``, or empty."""
-    if card.refusal:
-        return card.refusal
-    if request.card and _expired(request.card, now):
-        return "expired_card"
-    if account == "beta" and card.brand == "amex":
-        return "brand_not_accepted"
-    if not request.customer_present:
-        if card.authentication == "challenge" and not request.network_transaction_id:
-            return "authentication_required"
-        return card.rebill_refusal
-    return ""
 
 
 def _expired(card: CardIn, now: float) -> bool:

@@ -1,7 +1,8 @@
 """What the simulator does with which card and which amount. Any other card number is refused and not remembered.
 
-The numbers are widely published test numbers (https://docs.stripe.com/testing), except those that begin with 4000000000088: no
-number is published for their purpose, so this project made them in the Visa test range 400000.
+The numbers are widely published test numbers (https://docs.stripe.com/testing), except those that begin with 4000000000088 or
+5555550000088: no number is published for their purpose, so this project made them in the test ranges 400000 (Visa) and 555555
+(Mastercard).
 The refusal codes are the simulator's own, as every PSP has its own; ``network_code`` and ``advice`` are in the schemes' notation
 (ISO 8583 response codes, Mastercard merchant advice codes).
 """
@@ -69,6 +70,12 @@ class Card(msgspec.Struct, frozen=True):
         title: what happens, for people.
         refusal: key of ``REFUSALS``: every charge is declined so.
         rebill_refusal: the same, for merchant-initiated charges only.
+        rebill_advice: the advice that comes with it, instead of the reason's own.
+        rebill_declines: so many tries of one amount are declined so, the next one is approved, and then it begins again; 0: all.
+        rebills: so many merchant-initiated charges are approved, and none after them.
+        valid_s: the card expires so long after its first charge.
+        eea: issued where the law wants the payer to authenticate: the first payment of a mandate asks for a challenge, and a
+            merchant-initiated charge is declined unless it names one that was.
         authentication: ``challenge``, ``frictionless``, ``failed`` or empty: what 3-D Secure does while the customer is present.
         after_challenge: key of ``REFUSALS``: the issuer's answer after an approved challenge.
         slow: the charge is booked at once and answered late, see ``delay_s``.
@@ -79,9 +86,20 @@ class Card(msgspec.Struct, frozen=True):
     title: str
     refusal: str = ""
     rebill_refusal: str = ""
+    rebill_advice: str = ""
+    rebill_declines: int = 0
+    rebills: int = 0
+    valid_s: float = 0
+    eea: bool = False
     authentication: str = ""
     after_challenge: str = ""
     slow: bool = False
+
+
+def _advised(advice: str, number: str, *, refusal: str = "insufficient_funds", declines: int = 1) -> Card:
+    tries = "the first try of each amount is declined" if declines else "merchant-initiated charges are declined"
+    title = f"approved with the customer present, {tries}: {REFUSALS[refusal].message}, advice {advice}"
+    return Card(number, "mastercard", title, rebill_refusal=refusal, rebill_advice=advice, rebill_declines=declines)
 
 
 def _declined(reason: str, number: str) -> Card:
@@ -91,8 +109,8 @@ def _declined(reason: str, number: str) -> Card:
 CARDS: tuple[Card, ...] = (
     Card("4242424242424242", "visa", "approved"),
     Card("4000056655665556", "visa", "approved (debit)"),
-    Card("4000002760000016", "visa", "approved (issued in Germany)"),
-    Card("4000002500000003", "visa", "approved (issued in France)"),
+    Card("4000002760000016", "visa", "approved (issued in Germany)", eea=True),
+    Card("4000002500000003", "visa", "approved (issued in France)", eea=True),
     Card("4000008260000000", "visa", "approved (issued in the United Kingdom)"),
     Card("5555555555554444", "mastercard", "approved"),
     Card("5200828282828210", "mastercard", "approved (debit)"),
@@ -119,6 +137,25 @@ CARDS: tuple[Card, ...] = (
         "approved with the customer present, merchant-initiated charges are declined: Insufficient funds",
         rebill_refusal="insufficient_funds",
     ),
+    Card(
+        "4000000000088163",
+        "visa",
+        "approved with the customer present, the first two tries of each amount are declined: Insufficient funds",
+        rebill_refusal="insufficient_funds",
+        rebill_declines=2,
+    ),
+    Card("4000000000088171", "visa", "approved, expires 45 days after its first charge", valid_s=45 * 86_400),
+    Card(
+        "4000000000088189",
+        "visa",
+        "approved, the third merchant-initiated charge is declined: Cardholder revoked the authorisation",
+        rebill_refusal="consent_revoked",
+        rebills=2,
+    ),
+    _advised("24", "5555550000088015"),
+    _advised("25", "5555550000088023"),
+    _advised("02", "5555550000088031"),
+    _advised("03", "5555550000088049", refusal="do_not_honor", declines=0),
     _declined("insufficient_funds", "4000000000009995"),
     _declined("limit_exceeded", "4000000000006975"),
     _declined("do_not_honor", "4000000000088015"),

@@ -45,6 +45,7 @@ REFUSALS: dict[str, str] = {
 BROKEN_RULES: dict[str, str] = {
     "not_a_test_card": "invalid_number",
     "unknown_network_transaction": "not_permitted",
+    "amount_zero": "invalid_amount",
     "amount_exceeds_authorized": "invalid_amount",
     "amount_exceeds_captured": "invalid_amount",
     "authorization_expired": "not_permitted",

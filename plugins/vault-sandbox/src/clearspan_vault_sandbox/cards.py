@@ -2,8 +2,8 @@
 
 Sources. ``published``: widely published test numbers, each of them in the tables of https://docs.stripe.com/testing (compared
 with a stored copy of that page); where the page gives a number for a row's purpose, the row has that number. ``derived``: the
-page has none for the purpose, so this project made one: the Visa test range 400000, then 000088 and a count, with a correct Luhn
-digit. Derived numbers mean something to the sandbox PSP only.
+page has none for the purpose, so this project made one: the test range 400000 (Visa) or 555555 (Mastercard), then 0000088 and
+a count, with a correct Luhn digit. Derived numbers mean something to the sandbox PSP only.
 """
 
 from __future__ import annotations
@@ -84,6 +84,15 @@ CARDS: tuple[TestCard, ...] = (
     TestCard("3ds_challenge_declined", "4000008400001629", "Challenge, then the issuer declines", "3-D Secure"),
     TestCard("slow", "4000000000088007", "Approved, the answer comes late", "special", published=False),
     TestCard("rebill_declined", "4000000000000341", "First payment works, rebills are declined", "special"),
+    TestCard(
+        "rebill_recovers", "4000000000088163", "First two rebills of an amount are declined", "special", published=False
+    ),
+    TestCard("expires", "4000000000088171", "Expires 45 days after its first charge", "special", published=False),
+    TestCard("revokes_third", "4000000000088189", "Consent revoked at the third rebill", "special", published=False),
+    TestCard("advice_24", "5555550000088015", "Rebills: issuer advice 24", "special", "mastercard", published=False),
+    TestCard("advice_25", "5555550000088023", "Rebills: issuer advice 25", "special", "mastercard", published=False),
+    TestCard("advice_02", "5555550000088031", "Rebills: issuer advice 02", "special", "mastercard", published=False),
+    TestCard("advice_03", "5555550000088049", "Rebills: issuer advice 03", "special", "mastercard", published=False),
     _declined("insufficient_funds", "4000000000009995", published=True),
     _declined("limit_exceeded", "4000000000006975", published=True),
     _declined("do_not_honor", "4000000000088015"),

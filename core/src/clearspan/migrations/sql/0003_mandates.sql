@@ -37,6 +37,16 @@ ALTER TABLE customers
     ADD COLUMN test_clock_id uuid,
     ADD FOREIGN KEY (tenant_id, live, test_clock_id) REFERENCES test_clocks;
 
+-- A customer lives by one clock from beginning to end.
+CREATE FUNCTION guard_customer() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF NEW.test_clock_id IS DISTINCT FROM OLD.test_clock_id THEN
+        RAISE EXCEPTION 'the clock of a customer does not change' USING ERRCODE = 'CS902';
+    END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER guard BEFORE UPDATE ON customers FOR EACH ROW EXECUTE FUNCTION guard_customer();
+
 -- The customer's consent that the merchant charges by himself. It becomes active by a first payment which the customer made and
 -- authenticated, and every later operation carries what that payment proved.
 CREATE TABLE mandates (
@@ -104,16 +114,24 @@ ALTER TABLE operations
     ADD COLUMN merchant_initiated boolean NOT NULL DEFAULT false,
     ADD COLUMN mandate_id uuid,
     ADD COLUMN clock_at timestamptz, -- the time of the customer's test clock, when there is one
+    -- What the PSP is told about the mandate, as it was when the charge was reserved: a charge that is sent again says the same.
+    ADD COLUMN credential jsonb,
     ADD FOREIGN KEY (tenant_id, live, mandate_id) REFERENCES mandates,
     DROP CONSTRAINT operations_amount_minor_check,
     ADD CONSTRAINT operations_amount_minor_check
-        CHECK (amount_minor BETWEEN CASE kind WHEN 'authorize' THEN 0 ELSE 1 END AND 1000000000000),
+        CHECK (amount_minor BETWEEN CASE WHEN kind IN ('authorize', 'void') THEN 0 ELSE 1 END AND 1000000000000),
     -- No merchant-initiated charge without a mandate; needs_mandate sees to it that it is an active one.
     ADD CONSTRAINT merchant_initiated_has_mandate CHECK (NOT merchant_initiated OR mandate_id IS NOT NULL);
 -- What was tried with a card: the schemes count by it.
 CREATE INDEX operations_of_method ON operations (tenant_id, live, payment_method_id, created_at)
     WHERE kind IN ('authorize', 'purchase');
+-- What a test clock waits for.
+CREATE INDEX operations_under_a_clock ON operations (tenant_id, live)
+    WHERE clock_at IS NOT NULL AND state IN ('prepared', 'submitted', 'pending', 'unknown');
 CREATE INDEX payment_methods_by_fingerprint ON payment_methods (tenant_id, live, fingerprint);
+
+-- How the payer was authenticated, as the PSP says: {"challenged", "version", "eci", "ds_transaction_id"}.
+ALTER TABLE facts ADD COLUMN authentication jsonb;
 
 CREATE FUNCTION needs_mandate() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -137,10 +155,12 @@ BEGIN
         RAISE EXCEPTION 'an operation cannot go from % to %', OLD.state, NEW.state USING ERRCODE = 'CS901';
     END IF;
     IF (NEW.tenant_id, NEW.live, NEW.operation_id, NEW.payment_id, NEW.kind, NEW.amount_minor, NEW.currency, NEW.psp_account_id,
-        NEW.payment_method_id, NEW.parent_id, NEW.final, NEW.created_at, NEW.merchant_initiated, NEW.mandate_id, NEW.clock_at)
+        NEW.payment_method_id, NEW.parent_id, NEW.final, NEW.created_at, NEW.merchant_initiated, NEW.mandate_id, NEW.clock_at,
+        NEW.credential)
        IS DISTINCT FROM
        (OLD.tenant_id, OLD.live, OLD.operation_id, OLD.payment_id, OLD.kind, OLD.amount_minor, OLD.currency, OLD.psp_account_id,
-        OLD.payment_method_id, OLD.parent_id, OLD.final, OLD.created_at, OLD.merchant_initiated, OLD.mandate_id, OLD.clock_at)
+        OLD.payment_method_id, OLD.parent_id, OLD.final, OLD.created_at, OLD.merchant_initiated, OLD.mandate_id, OLD.clock_at,
+        OLD.credential)
        OR (OLD.psp_ref IS NOT NULL AND NEW.psp_ref IS DISTINCT FROM OLD.psp_ref)
        OR (NEW.psp_key <> OLD.psp_key AND NEW.generation <= OLD.generation) THEN
         RAISE EXCEPTION 'what an operation was meant to do does not change' USING ERRCODE = 'CS902';

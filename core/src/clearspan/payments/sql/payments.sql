@@ -227,14 +227,14 @@ CREATE OR REPLACE FUNCTION operation_insert_{{v}}(p jsonb, payment payment_inten
 RETURNS operations LANGUAGE sql AS $$
     INSERT INTO operations (tenant_id, live, operation_id, payment_id, kind, state, amount_minor, currency, psp_account_id,
         payment_method_id, parent_id, psp_key, final, reason, reference, metadata, routing, lease_token, lease_until, sweep_at,
-        created_at, sent_at, updated_at, merchant_initiated, mandate_id, clock_at)
+        created_at, sent_at, updated_at, merchant_initiated, mandate_id, clock_at, credential)
     SELECT payment.tenant_id, payment.live, (o->>'operation_id')::uuid, payment.payment_id, kind, 'submitted', amount,
         payment.currency, (o->>'psp_account_id')::uuid, payment.payment_method_id, parent, o->>'psp_key',
         COALESCE((o->>'final')::boolean, false), o->>'reason', o->>'reference', COALESCE(o->'metadata', '{}'),
         COALESCE(o->'routing', '{}'), (o->>'lease_token')::uuid, (o->>'lease_until')::timestamptz,
         (o->>'lease_until')::timestamptz, (p->>'now')::timestamptz, (p->>'now')::timestamptz, (p->>'now')::timestamptz,
         parent IS NULL AND COALESCE((o->>'merchant_initiated')::boolean, NOT payment.customer_present),
-        CASE WHEN parent IS NULL THEN COALESCE((o->>'mandate_id')::uuid, payment.mandate_id) END, (o->>'clock_at')::timestamptz
+        (o->>'mandate_id')::uuid, (o->>'clock_at')::timestamptz, o->'credential'
     FROM (SELECT p->'operation' AS o) AS given
     RETURNING *;
 $$;
@@ -253,9 +253,7 @@ BEGIN
     RETURN jsonb_build_object('account_id', account.psp_account_id, 'psp', account.psp, 'account', account.name,
         'config_version', account.config_version, 'config', encode(account.config, 'base64'), 'method', method,
         'webhook_token', account.webhook_token,
-        'credential', (SELECT jsonb_build_object('mandate_id', d.mandate_id, 'purpose', d.purpose, 'first', d.status = 'pending',
-                              'network_transaction_id', d.network_transaction_id)
-                       FROM mandates d WHERE d.tenant_id = o.tenant_id AND d.live = o.live AND d.mandate_id = o.mandate_id),
+        'credential', o.credential,
         'charge_ref', (SELECT c.psp_ref FROM operations c WHERE c.tenant_id = o.tenant_id AND c.live = o.live
                        AND c.operation_id = o.parent_id));
 END $$;
@@ -304,8 +302,16 @@ BEGIN
     END IF;
 END $$;
 
+-- What the PSP is told about a mandate: whether this is the payment that it begins with (or begins again, after a suspension).
+CREATE OR REPLACE FUNCTION credential_{{v}}(d mandates, by_merchant boolean) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$
+    SELECT jsonb_build_object('mandate_id', d.mandate_id, 'purpose', d.purpose,
+        'first', NOT by_merchant AND d.status IN ('pending', 'suspended'),
+        'network_transaction_id', CASE WHEN by_merchant OR d.status = 'active' THEN d.network_transaction_id END);
+$$;
+
 -- A charge is about to be reserved with this method: what the schemes count by card is counted here, under the card's lock, and a
--- merchant-initiated one needs an active mandate. Returns the operation's fields with the mandate filled in.
+-- merchant-initiated one needs an active mandate. Returns the operation's fields with the mandate, what the PSP is told about it, and
+-- the time of the customer's test clock filled in.
 --
 -- p->'caps': by scheme ('*' for all others) {"stop_codes": [...], "stop_advice": [{"advice", "window_s"}], "rules": [{"rule",
 -- "window_s", "most", "same_amount"}]}; rebills.caps has the sources. p->'operation'->>'clock_at' is a test clock's time.
@@ -313,7 +319,8 @@ CREATE OR REPLACE FUNCTION charge_allowed_{{v}}(p jsonb, pay payment_intents) RE
 DECLARE
     o jsonb := p->'operation';
     by_merchant boolean := COALESCE((o->>'merchant_initiated')::boolean, NOT pay.customer_present);
-    at_ timestamptz := COALESCE((o->>'clock_at')::timestamptz, (p->>'now')::timestamptz);
+    mandate uuid := COALESCE((o->>'mandate_id')::uuid, pay.mandate_id);
+    at_ timestamptz;
     m payment_methods;
     d mandates;
     caps jsonb;
@@ -323,12 +330,29 @@ BEGIN
     SELECT * INTO m FROM payment_methods
     WHERE tenant_id = pay.tenant_id AND live = pay.live AND payment_method_id = pay.payment_method_id;
     PERFORM pg_advisory_xact_lock(hashtextextended(m.tenant_id || ' ' || m.live || ' ' || m.fingerprint, 0));
+    IF NOT pay.live AND pay.customer_id IS NOT NULL AND o->>'clock_at' IS NULL THEN
+        o := o || COALESCE((SELECT jsonb_build_object('clock_at', k.now_at)
+            FROM customers c JOIN test_clocks k USING (tenant_id, live, test_clock_id)
+            WHERE c.tenant_id = pay.tenant_id AND c.live = pay.live AND c.customer_id = pay.customer_id), '{}');
+    END IF;
+    at_ := COALESCE((o->>'clock_at')::timestamptz, (p->>'now')::timestamptz);
     IF NOT by_merchant THEN
-        RETURN o;
+        IF mandate IS NULL THEN
+            RETURN o;
+        END IF;
+        SELECT * INTO d FROM mandates x
+        WHERE x.tenant_id = pay.tenant_id AND x.live = pay.live AND x.mandate_id = mandate AND x.status <> 'revoked'
+          AND x.payment_method_id = pay.payment_method_id;
+        IF d.mandate_id IS NULL AND pay.invoice_id IS NOT NULL THEN
+            RETURN o || '{"mandate_id": null}'; -- the customer pays an invoice by himself, with whatever card
+        ELSIF d.mandate_id IS NULL THEN
+            PERFORM check_mandate_{{v}}(pay.tenant_id, pay.live, mandate, pay.payment_method_id, pay.customer_id);
+        END IF;
+        RETURN o || jsonb_build_object('mandate_id', d.mandate_id, 'credential', credential_{{v}}(d, false));
     END IF;
     SELECT * INTO d FROM mandates x
     WHERE x.tenant_id = pay.tenant_id AND x.live = pay.live AND x.payment_method_id = pay.payment_method_id
-      AND x.mandate_id = COALESCE((o->>'mandate_id')::uuid, pay.mandate_id, x.mandate_id)
+      AND x.mandate_id = COALESCE(mandate, x.mandate_id)
     ORDER BY (x.status = 'active') DESC, x.created_at DESC LIMIT 1 FOR SHARE;
     IF d.mandate_id IS NULL THEN
         PERFORM refuse_{{v}}('mandate_missing');
@@ -364,7 +388,7 @@ BEGIN
     IF FOUND THEN
         PERFORM refuse_{{v}}('card_stopped', jsonb_strip_nulls(jsonb_build_object('decline_code', seen.code, 'advice', seen.advice)));
     END IF;
-    RETURN o || jsonb_build_object('mandate_id', d.mandate_id, 'merchant_initiated', true);
+    RETURN o || jsonb_build_object('mandate_id', d.mandate_id, 'merchant_initiated', true, 'credential', credential_{{v}}(d, true));
 END $$;
 
 CREATE OR REPLACE FUNCTION payment_open_{{v}}(p jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
@@ -476,7 +500,7 @@ BEGIN
             WHEN charge.state = 'requires_action' THEN pay.amount_minor
             WHEN want = 'void' THEN pay.authorized_minor - pay.captured_minor - pay.capture_pending_minor - pay.voided_minor
             ELSE pay.captured_minor - pay.refunded_minor - pay.refund_pending_minor - pay.returned_minor END;
-        IF left_minor <= 0 THEN
+        IF left_minor <= 0 AND charge.state <> 'requires_action' THEN -- a verification that waits is given up: a void of nothing
             PERFORM refuse_{{v}}('nothing_to_unwind');
         END IF;
         p := jsonb_set(p, '{operation,psp_account_id}', to_jsonb(charge.psp_account_id));
@@ -539,7 +563,7 @@ BEGIN
                                      detail);
             END IF;
         END IF;
-        IF COALESCE(asked, left_minor) > left_minor OR left_minor = 0 THEN
+        IF COALESCE(asked, left_minor) > left_minor OR (left_minor = 0 AND pay.status <> 'requires_action') THEN
             PERFORM refuse_{{v}}(CASE want WHEN 'capture' THEN 'amount_above_capturable' ELSE 'amount_above_refundable' END,
                 detail || jsonb_build_object('available_minor', left_minor, 'currency', pay.currency));
         END IF;
@@ -656,10 +680,10 @@ BEGIN
     END IF;
 
     INSERT INTO facts (tenant_id, live, fact_id, payment_id, operation_id, source, observed, amount_minor, currency, psp_ref, code,
-                       raw_code, raw, payload_hash, observed_at)
+                       raw_code, raw, payload_hash, observed_at, authentication)
     VALUES (tenant, is_live, (f->>'fact_id')::uuid, pay.payment_id, op.operation_id, f->>'source', observed,
             (f->>'amount_minor')::bigint, f->>'currency', f->>'psp_ref', f->>'code', f->>'raw_code', f->'raw',
-            decode(f->>'payload_hash', 'hex'), moment);
+            decode(f->>'payload_hash', 'hex'), moment, NULLIF(f->'authentication', 'null'));
 
     after := CASE
         WHEN (p->>'note_only')::boolean OR (p->>'psp_sequence')::bigint <= op.psp_sequence THEN op.state

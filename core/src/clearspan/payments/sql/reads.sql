@@ -102,3 +102,17 @@ BEGIN
                OR (d.opened_at, d.dispute_id) < ((p->>'after_at')::timestamptz, (p->>'after_id')::uuid))
         ORDER BY d.opened_at DESC, d.dispute_id DESC LIMIT (p->>'limit')::integer) AS r);
 END $$;
+
+-- The mandate p->>'mandate_id', else the one that a merchant-initiated charge of p->>'payment_method_id' would rest on; null when none.
+CREATE OR REPLACE FUNCTION mandate_find_{{v}}(p jsonb) RETURNS jsonb LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    PERFORM set_config('app.tenant', p->>'tenant_id', true), set_config('app.live', p->>'live', true);
+    RETURN COALESCE((
+        SELECT jsonb_build_object('mandate_id', mandate_id, 'customer_id', customer_id, 'payment_method_id', payment_method_id,
+                                  'psp_account_id', psp_account_id)
+        FROM mandates
+        WHERE tenant_id = (p->>'tenant_id')::uuid AND live = (p->>'live')::boolean
+          AND CASE WHEN p->>'mandate_id' IS NOT NULL THEN mandate_id = (p->>'mandate_id')::uuid
+                   ELSE payment_method_id = (p->>'payment_method_id')::uuid END
+        ORDER BY status = 'active' DESC, created_at DESC LIMIT 1), 'null');
+END $$;

@@ -2,7 +2,7 @@
 --
 --   invoice_charging   a charge is being reserved for an invoice: may it be, and is it the invoice's amount
 --   invoice_settled    a charge of an invoice has a new state: paid, free for the next try, or locked
---   mandate_settled    what a charge says about its mandate: active from now on, or revoked by the issuer
+--   mandate_settled    what a charge says about its mandate: active from now on, suspended, or revoked by the issuer
 --   mandate_revoke     revoked, and everything that rests on it stops, in one transaction
 --
 -- Lock order: payment, mandate, subscription, invoice, rebill.
@@ -132,8 +132,9 @@ CREATE OR REPLACE FUNCTION rebills_stop_{{v}}(p jsonb, s subscriptions, at_ time
       AND state IN ('due', 'claimed', 'decide', 'waiting');
 $$;
 
--- p->'mandate_activation': {"authentication": "eea"|"always"|"never", "eea": [countries]}: whether the first payment must have been
--- authenticated by the customer. p->'fact'->'authenticated': the PSP says that he was challenged.
+-- p->'mandate_activation': {"authentication": "eea"|"always"|"never", "eea": [countries], "suspend": [codes]}: whether the first
+-- payment must have been authenticated by the customer, and after which declines the merchant may not try again until the customer
+-- has paid once more. p->'fact'->'authenticated': the PSP says that he was challenged.
 CREATE OR REPLACE FUNCTION mandate_settled_{{v}}(p jsonb, pay payment_intents, op operations) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     m mandates;
@@ -141,28 +142,31 @@ DECLARE
     at_ timestamptz := COALESCE(op.clock_at, (p->>'now')::timestamptz);
     challenged boolean;
     country text;
+    before text;
 BEGIN
-    IF op.kind NOT IN ('authorize', 'purchase') OR COALESCE(op.mandate_id, pay.mandate_id) IS NULL THEN
+    IF op.kind NOT IN ('authorize', 'purchase') OR op.mandate_id IS NULL THEN
         RETURN;
     END IF;
     SELECT * INTO m FROM mandates
-    WHERE tenant_id = pay.tenant_id AND live = pay.live AND mandate_id = COALESCE(op.mandate_id, pay.mandate_id) FOR NO KEY UPDATE;
-    IF op.state = 'succeeded' AND m.status = 'pending' AND NOT op.merchant_initiated
+    WHERE tenant_id = pay.tenant_id AND live = pay.live AND mandate_id = op.mandate_id FOR NO KEY UPDATE;
+    before := m.status;
+    IF op.state = 'succeeded' AND m.status IN ('pending', 'suspended') AND NOT op.merchant_initiated
        AND m.payment_method_id = op.payment_method_id THEN
-        challenged := COALESCE((p->'fact'->>'authenticated')::boolean, false) OR EXISTS (
+        -- What the PSP says counts; one that says nothing about it, but asked for an action of the customer, challenged him.
+        challenged := COALESCE((p->'fact'->>'authenticated')::boolean, EXISTS (
             SELECT FROM facts f WHERE f.tenant_id = op.tenant_id AND f.live = op.live AND f.operation_id = op.operation_id
-            AND f.observed = 'requires_action');
+            AND f.observed = 'requires_action'));
         SELECT issuer_country INTO country FROM payment_methods
         WHERE tenant_id = op.tenant_id AND live = op.live AND payment_method_id = op.payment_method_id;
         IF challenged OR p->'mandate_activation'->>'authentication' = 'never'
            OR (p->'mandate_activation'->>'authentication' = 'eea' AND NOT COALESCE(p->'mandate_activation'->'eea' ? country, false)) THEN
             UPDATE mandates SET status = 'active', activated_at = at_, authenticated = challenged, psp_account_id = op.psp_account_id,
                 network_transaction_id = p->'fact'->>'network_transaction_id', payment_id = pay.payment_id,
-                operation_id = op.operation_id, sequence = sequence + 1, updated_at = at_
+                operation_id = op.operation_id, suspended_because = NULL, sequence = sequence + 1, updated_at = at_
             WHERE tenant_id = m.tenant_id AND live = m.live AND mandate_id = m.mandate_id RETURNING * INTO m;
-            PERFORM journal_write_{{v}}(p, id_at_{{v}}(moment, 'active ' || m.mandate_id), 'mandate.activated', 'mandate', m.mandate_id,
-                m.sequence, m.customer_id, jsonb_build_object('status', m.status, 'payment_id', pay.payment_id,
-                'authenticated', challenged));
+            PERFORM journal_write_{{v}}(p, id_at_{{v}}(moment, 'active ' || m.mandate_id || ' ' || m.sequence), 'mandate.activated', 'mandate', m.mandate_id,
+                m.sequence, m.customer_id, jsonb_build_object('status_before', before, 'status', m.status,
+                'payment_id', pay.payment_id, 'authenticated', challenged));
         ELSE
             PERFORM journal_write_{{v}}(p, id_at_{{v}}(moment, 'unauthenticated ' || m.mandate_id || op.operation_id),
                 'mandate.not_activated', 'mandate', m.mandate_id, m.sequence, m.customer_id,
@@ -171,6 +175,13 @@ BEGIN
     ELSIF op.state = 'declined' AND op.merchant_initiated AND m.status IN ('active', 'suspended')
           AND (op.code = 'consent_revoked' OR op.advice = '21') THEN
         PERFORM mandate_revoke_{{v}}(p || jsonb_build_object('mandate_id', m.mandate_id, 'because', 'issuer', 'at', at_));
+    ELSIF op.state = 'declined' AND op.merchant_initiated AND m.status = 'active'
+          AND COALESCE(p->'mandate_activation'->'suspend' ? op.code, false) THEN
+        UPDATE mandates SET status = 'suspended', suspended_because = op.code, sequence = sequence + 1, updated_at = at_
+        WHERE tenant_id = m.tenant_id AND live = m.live AND mandate_id = m.mandate_id RETURNING * INTO m;
+        PERFORM journal_write_{{v}}(p, id_at_{{v}}(moment, 'suspended ' || m.mandate_id || ' ' || m.sequence), 'mandate.suspended',
+            'mandate', m.mandate_id, m.sequence, m.customer_id, jsonb_build_object('status_before', before, 'status', m.status,
+            'payment_id', pay.payment_id, 'operation_id', op.operation_id, 'code', op.code));
     END IF;
 END $$;
 

@@ -1,0 +1,13 @@
+"""Shops at the simulator and a PSP that does what the test says, as for payments."""
+
+from tests.core.payments.conftest import (  # noqa: F401  (fixtures)
+    keyed,
+    other_shop,
+    psp_url,
+    puppet,
+    recover,
+    shop,
+    stage,
+    theatre,
+    worker,
+)
