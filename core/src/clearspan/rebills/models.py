@@ -24,7 +24,7 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
-from clearspan.payments.caps import REVOKED_CODES, Refusal
+from clearspan.payments.caps import Refusal
 from clearspan.rebills.plans import DunningPlan
 from clearspan.sdk import DECLINES, DeclineClass
 
@@ -38,8 +38,8 @@ NOT_SENT = timedelta(minutes=5)
 """After a try that never reached the PSP; twice as long each time, up to an hour."""
 NOT_SENT_MAX = timedelta(hours=1)
 A_DAY = timedelta(days=1)
-CONFIGURATION = timedelta(hours=6)
-"""How long an account rests whose setting up a PSP refused."""
+CONFIGURATION = timedelta(hours=1)
+"""How long an account rests whose setting up a PSP refused, and when a charge without an account is tried again."""
 
 ADVISED = {
     "02": timedelta(hours=72),
@@ -366,7 +366,7 @@ class _Deciding:
             case "authentication_required":
                 return self._ask("authentication")
         if kind is DeclineClass.CONFIGURATION:
-            return self._wait("configuration", CONFIGURATION)
+            return self._retry("configuration", said.at + A_DAY)
         if kind is DeclineClass.NEEDS_CHANGE:
             return self._other_or_ask("needs_customer")
         if self._used_up(said, kind):
@@ -440,7 +440,7 @@ class _Deciding:
 
     def _not_sent(self, said: Charge) -> Decision:
         if said.code == "psp_misconfigured":
-            return self._wait("configuration", CONFIGURATION)
+            return self._retry("configuration", said.at + CONFIGURATION)
         row = self._in_a_row(lambda one: one.state in ("not_sent", "not_charged"))
         return self._retry("not_sent", said.at + min(NOT_SENT * 2 ** min(row - 1, 10), NOT_SENT_MAX))
 
@@ -489,7 +489,7 @@ class _Deciding:
         if cap is not None and cap.again_at is not None and cap.again_at > decision.at:
             decision = msgspec.structs.replace(decision, reason="cap_reached", at=cap.again_at, rule=cap.rule)
         if self.s.first_failed_at is not None and decision.at is not None and decision.at >= self.final_at:
-            if decision.reason == "not_sent":
+            if decision.reason in ("not_sent", "configuration"):
                 return msgspec.structs.replace(decision, action=Action.WAIT, at=self.final_at)
             return self._other_or_ask(decision.reason if decision.reason == "cap_reached" else "tries_used_up")
         return decision
@@ -540,8 +540,3 @@ def jitter(invoice_id: UUID, day: int, hours: int) -> timedelta:
         return timedelta(0)
     drawn = int.from_bytes(hashlib.sha256(b"jitter%d" % day + invoice_id.bytes).digest()[:4], "big")
     return timedelta(seconds=drawn % (2 * hours * 3600 + 1) - hours * 3600)
-
-
-def is_revocation(code: str | None, advice: str | None) -> bool:
-    """Whether a decline takes the consent back."""
-    return code in REVOKED_CODES or advice == REVOKING_ADVICE
