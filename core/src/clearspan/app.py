@@ -32,6 +32,7 @@ from clearspan.platform.problems import DomainError, InvalidRequest, NotFound
 from clearspan.platform.telemetry import Metrics
 from clearspan.psps.service import PspAccounts
 from clearspan.psps.webhooks import PspWebhooks
+from clearspan.rebills.service import Collector
 from clearspan.routes import handlers, openapi, summarise
 from clearspan.settings import Settings
 from clearspan.subscriptions.schedule import Scheduler
@@ -69,6 +70,7 @@ class Gateway:
         )
         self.payments = Payments(self.db, self.psps, master.installation, settings, self.metrics)
         self.scheduler = Scheduler(self.db, settings)
+        self.collector = Collector(self.db, self.payments, settings)
         self.inbox = Inbox(self.db, self.payments, settings)
         self.psp_webhooks = PspWebhooks(self.db, self.tenants, self.psps, settings.psps, self.metrics)
         self.psp_webhooks.wake = self.inbox.wake

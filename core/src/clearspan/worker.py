@@ -99,6 +99,8 @@ class Jobs:
             "db": gateway.db,
             "settings": gateway.settings,
             "scheduler": gateway.scheduler,
+            "collector": gateway.collector,
+            "metrics": gateway.metrics,
         }
 
     async def run(self, name: str, arguments: Mapping[str, Any]) -> bool:

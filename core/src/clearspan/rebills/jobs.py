@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+from uuid import UUID
 
-JOBS: dict[str, Callable[..., Awaitable[int]]] = {}
+from clearspan.platform.context import Scope
+from clearspan.rebills.service import Collector
+
+Context = Mapping[str, Any]
+
+
+async def collect_invoices(ctx: Context, *, tenant_id: str, live: bool) -> int:
+    """Charge invoices that are due and decide upon those that failed; returns how many of either."""
+    collector: Collector = ctx["collector"]
+    with ctx["metrics"].rebill_jobs_failed.count_exceptions():
+        return await collector.collect(Scope(tenant_id=UUID(tenant_id), live=live), ctx["request_id"])
+
+
+JOBS: dict[str, Callable[..., Awaitable[int]]] = {"collect_invoices": collect_invoices}
 """By the name that ``due_work`` gives them: collect_invoices, send_notices, advance_test_clocks."""

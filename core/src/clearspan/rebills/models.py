@@ -25,7 +25,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from clearspan.payments.caps import Refusal
-from clearspan.rebills.plans import DunningPlan
+from clearspan.rebills.plans import BUILT_IN, DunningPlan
 from clearspan.sdk import DECLINES, DeclineClass
 
 REST = timedelta(hours=20)
@@ -147,7 +147,7 @@ class Situation(msgspec.Struct, frozen=True, kw_only=True):
     last_success_at: datetime | None = None
     backups: tuple[Backup, ...] = ()
     backup: Backup | None = None
-    plan: DunningPlan
+    plan: DunningPlan = BUILT_IN
     held_out: bool = False
 
 
@@ -289,7 +289,9 @@ class _Deciding:
         return self._capped(self._by_advice(said, kind))
 
     def _card_is_stopped(self, said: Charge | None, kind: DeclineClass | None) -> bool:
-        if kind is DeclineClass.HARD or (said is not None and said.state == "declined" and said.advice in STOPPING_ADVICE):
+        if kind is DeclineClass.HARD or (
+            said is not None and said.state == "declined" and said.advice in STOPPING_ADVICE
+        ):
             return True
         cap = self.s.cap
         return cap is not None and cap.code == "card_stopped" and not self._is_fraud(kind)
@@ -381,7 +383,9 @@ class _Deciding:
         slot = self._slot(said.at + rest, payday=poor, other_hour=other_hour)
         if slot is None:
             return self._other_or_ask("tries_used_up")
-        reason = "generic" if kind is DeclineClass.GENERIC else "restricted" if said.code == "restricted_card" else "soft"
+        reason = (
+            "generic" if kind is DeclineClass.GENERIC else "restricted" if said.code == "restricted_card" else "soft"
+        )
         return self._retry("payday" if poor and s.plan.payday is not None else reason, slot)
 
     def _at_issuers_time(self, said: Charge, kind: DeclineClass | None, advised: timedelta) -> Decision:
@@ -395,7 +399,10 @@ class _Deciding:
         """Whether this class of decline, or the plan as a whole, allows no further try."""
         plan = self.s.plan
         mine = [one for one in self.declined if one.payment_method_id == said.payment_method_id]
-        if kind is DeclineClass.GENERIC and sum(_class(one) is DeclineClass.GENERIC for one in mine) >= plan.generic_tries:
+        if (
+            kind is DeclineClass.GENERIC
+            and sum(_class(one) is DeclineClass.GENERIC for one in mine) >= plan.generic_tries
+        ):
             return True
         if said.code == "restricted_card":
             return sum(one.code == "restricted_card" for one in mine) >= plan.restricted_tries

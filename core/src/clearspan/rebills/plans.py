@@ -61,10 +61,12 @@ class DunningPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         bool, Meta(description="Charge another stored method that the customer gave as a backup.")
     ] = True
     pay_link: Annotated[bool, Meta(description="Mails carry a link to pay.")] = True
-    grace_days: Annotated[
-        int, Meta(ge=0, le=60, description="For your application: keep the service for so long.")
-    ] = 14
-    final_day: Annotated[int, Meta(ge=1, le=60, description="The final action, so many days after the first failure.")] = 21
+    grace_days: Annotated[int, Meta(ge=0, le=60, description="For your application: keep the service for so long.")] = (
+        14
+    )
+    final_day: Annotated[
+        int, Meta(ge=1, le=60, description="The final action, so many days after the first failure.")
+    ] = 21
     final_action: Literal["cancel", "unpaid", "pause"] = "cancel"
     holdout_bp: Annotated[
         int, Meta(ge=0, le=5000, description="So many of 10,000 invoices go by control_days instead, to compare.")

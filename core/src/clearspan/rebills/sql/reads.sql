@@ -1,5 +1,17 @@
 -- Reading rebills: one round trip each, the tenant named first.
 
+-- The plan a subscription goes by, the newest version, or the one that the rebill stores: {"plan_id", "version", "plan"}; null: the plan
+-- that comes with Clearspan.
+CREATE OR REPLACE FUNCTION dunning_plan_of_{{v}}(s subscriptions, r rebills) RETURNS jsonb LANGUAGE sql STABLE AS $$
+    SELECT jsonb_build_object('plan_id', d.dunning_plan_id, 'version', d.version, 'plan', d.plan)
+    FROM dunning_plans d
+    WHERE d.tenant_id = s.tenant_id AND d.live = s.live AND CASE WHEN r.dunning_version > 0
+        THEN d.dunning_plan_id = r.dunning_plan_id AND d.version = r.dunning_version
+        ELSE d.dunning_plan_id = COALESCE(s.dunning_plan_id, (SELECT b.dunning_plan_id FROM billing_settings b
+                                                              WHERE b.tenant_id = s.tenant_id AND b.live = s.live)) END
+    ORDER BY d.version DESC LIMIT 1;
+$$;
+
 CREATE OR REPLACE FUNCTION rebill_row_{{v}}(r rebills) RETURNS jsonb LANGUAGE sql STABLE AS $$
     SELECT to_jsonb(r) || jsonb_build_object('customer_id', i.customer_id, 'invoice_status', i.status, 'number', i.number,
         'amount_minor', i.due_minor - i.credited_minor, 'currency', i.currency, 'payment_locked', i.payment_locked,

@@ -138,18 +138,6 @@ BEGIN
     END IF;
 END $$;
 
--- The plan a subscription goes by, the newest version, or the one that the rebill stores: {"plan_id", "version", "plan"}; null: the plan
--- that comes with Clearspan.
-CREATE OR REPLACE FUNCTION dunning_plan_of_{{v}}(s subscriptions, r rebills) RETURNS jsonb LANGUAGE sql STABLE AS $$
-    SELECT jsonb_build_object('plan_id', d.dunning_plan_id, 'version', d.version, 'plan', d.plan)
-    FROM dunning_plans d
-    WHERE d.tenant_id = s.tenant_id AND d.live = s.live AND CASE WHEN r.dunning_version > 0
-        THEN d.dunning_plan_id = r.dunning_plan_id AND d.version = r.dunning_version
-        ELSE d.dunning_plan_id = COALESCE(s.dunning_plan_id, (SELECT b.dunning_plan_id FROM billing_settings b
-                                                              WHERE b.tenant_id = s.tenant_id AND b.live = s.live)) END
-    ORDER BY d.version DESC LIMIT 1;
-$$;
-
 -- What decisions depend on: of the rebills p->'ids', else of those for which one is due. p->'caps' as in charge_allowed.
 CREATE OR REPLACE FUNCTION rebill_situations_{{v}}(p jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE
@@ -374,20 +362,24 @@ $$;
 CREATE OR REPLACE FUNCTION rebill_retry_{{v}}(p jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE
     x record;
+    i invoices;
+    r rebills;
     at_ timestamptz;
     found jsonb;
     cap jsonb;
 BEGIN
     SELECT * INTO x FROM rebill_lock_{{v}}(p);
-    IF (x.r).invoice_id IS NULL THEN
+    i := x.i;
+    r := x.r;
+    IF r.invoice_id IS NULL THEN
         PERFORM refuse_{{v}}('rebill_not_found');
-    ELSIF (x.i).payment_locked THEN
-        PERFORM refuse_{{v}}('payment_in_progress', jsonb_build_object('invoice_status', (x.i).status));
-    ELSIF (x.r).state NOT IN ('due', 'decide', 'waiting') OR (x.i).status <> 'open' THEN
-        PERFORM refuse_{{v}}('rebill_not_open', jsonb_build_object('state', (x.r).state, 'invoice_status', (x.i).status));
+    ELSIF i.payment_locked THEN
+        PERFORM refuse_{{v}}('payment_in_progress', jsonb_build_object('invoice_status', i.status));
+    ELSIF r.state NOT IN ('due', 'decide', 'waiting') OR i.status <> 'open' THEN
+        PERFORM refuse_{{v}}('rebill_not_open', jsonb_build_object('state', r.state, 'invoice_status', i.status));
     END IF;
-    at_ := clock_moment_{{v}}(p, (x.r).test_clock_id);
-    found := rebill_situation_{{v}}(x.r, p->'caps', at_)->'situation';
+    at_ := clock_moment_{{v}}(p, r.test_clock_id);
+    found := rebill_situation_{{v}}(r, p->'caps', at_)->'situation';
     cap := NULLIF(found->'cap', 'null');
     IF NOT (found->>'method_active')::boolean THEN
         PERFORM refuse_{{v}}('payment_method_missing');
@@ -399,10 +391,10 @@ BEGIN
     UPDATE rebills SET state = 'due', next_at = at_, lease_token = NULL, sequence = sequence + 1, updated_at = at_,
         last_decision = jsonb_strip_nulls(jsonb_build_object('action', 'retry_at', 'reason', 'asked_for', 'at', at_, 'decided_at', at_,
             'backup', last_decision->'backup'))
-    WHERE tenant_id = (x.r).tenant_id AND live = (x.r).live AND invoice_id = (x.r).invoice_id RETURNING * INTO x.r;
-    PERFORM journal_write_{{v}}(p, id_at_{{v}}((p->>'now')::timestamptz, 'asked ' || (x.r).invoice_id || ' ' || (x.r).sequence),
-        'rebill.decided', 'rebill', (x.r).invoice_id, (x.r).sequence, (x.i).customer_id, jsonb_build_object('subscription_id',
-        (x.r).subscription_id, 'state', (x.r).state, 'next_at', at_, 'tries', (x.r).tries, 'decision', (x.r).last_decision));
+    WHERE tenant_id = r.tenant_id AND live = r.live AND invoice_id = r.invoice_id RETURNING * INTO r;
+    PERFORM journal_write_{{v}}(p, id_at_{{v}}((p->>'now')::timestamptz, 'asked ' || r.invoice_id || ' ' || r.sequence),
+        'rebill.decided', 'rebill', r.invoice_id, r.sequence, i.customer_id, jsonb_build_object('subscription_id',
+        r.subscription_id, 'state', r.state, 'next_at', at_, 'tries', r.tries, 'decision', r.last_decision));
     RETURN 'true';
 END $$;
 
@@ -410,24 +402,28 @@ END $$;
 CREATE OR REPLACE FUNCTION rebill_stop_{{v}}(p jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE
     x record;
+    i invoices;
+    r rebills;
     at_ timestamptz;
 BEGIN
     SELECT * INTO x FROM rebill_lock_{{v}}(p);
-    IF (x.r).invoice_id IS NULL THEN
+    i := x.i;
+    r := x.r;
+    IF r.invoice_id IS NULL THEN
         PERFORM refuse_{{v}}('rebill_not_found');
-    ELSIF (x.r).state NOT IN ('due', 'claimed', 'decide', 'waiting') THEN
-        PERFORM refuse_{{v}}('rebill_not_open', jsonb_build_object('state', (x.r).state, 'invoice_status', (x.i).status));
+    ELSIF r.state NOT IN ('due', 'claimed', 'decide', 'waiting') THEN
+        PERFORM refuse_{{v}}('rebill_not_open', jsonb_build_object('state', r.state, 'invoice_status', i.status));
     END IF;
-    at_ := clock_moment_{{v}}(p, (x.r).test_clock_id);
+    at_ := clock_moment_{{v}}(p, r.test_clock_id);
     UPDATE rebills SET state = 'stopped', next_at = NULL, lease_token = NULL, stopped_because = p->>'reason', sequence = sequence + 1,
         updated_at = at_
-    WHERE tenant_id = (x.r).tenant_id AND live = (x.r).live AND invoice_id = (x.r).invoice_id RETURNING * INTO x.r;
+    WHERE tenant_id = r.tenant_id AND live = r.live AND invoice_id = r.invoice_id RETURNING * INTO r;
     UPDATE notices SET state = 'dropped', due_at = NULL, error = 'rebill_stopped', updated_at = at_
-    WHERE tenant_id = (x.r).tenant_id AND live = (x.r).live AND invoice_id = (x.r).invoice_id AND state = 'queued'
+    WHERE tenant_id = r.tenant_id AND live = r.live AND invoice_id = r.invoice_id AND state = 'queued'
       AND kind IN ('reminder', 'payment_failed', 'action_needed', 'pre_debit');
-    PERFORM journal_write_{{v}}(p, id_at_{{v}}((p->>'now')::timestamptz, 'stopped ' || (x.r).invoice_id || ' ' || (x.r).sequence),
-        'rebill.stopped', 'rebill', (x.r).invoice_id, (x.r).sequence, (x.i).customer_id,
-        jsonb_build_object('subscription_id', (x.r).subscription_id, 'reason', 'asked_for'));
+    PERFORM journal_write_{{v}}(p, id_at_{{v}}((p->>'now')::timestamptz, 'stopped ' || r.invoice_id || ' ' || r.sequence),
+        'rebill.stopped', 'rebill', r.invoice_id, r.sequence, i.customer_id,
+        jsonb_build_object('subscription_id', r.subscription_id, 'reason', 'asked_for'));
     RETURN 'true';
 END $$;
 
@@ -435,26 +431,32 @@ END $$;
 CREATE OR REPLACE FUNCTION rebill_release_{{v}}(p jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE
     x record;
+    s subscriptions;
+    i invoices;
+    r rebills;
     at_ timestamptz;
 BEGIN
     SELECT * INTO x FROM rebill_lock_{{v}}(p);
-    IF (x.i).invoice_id IS NULL OR (x.s).subscription_id IS NULL THEN
+    s := x.s;
+    i := x.i;
+    r := x.r;
+    IF i.invoice_id IS NULL OR s.subscription_id IS NULL THEN
         PERFORM refuse_{{v}}('rebill_not_found');
-    ELSIF (x.i).collection <> 'held' OR (x.i).status <> 'open' OR (x.r).invoice_id IS NOT NULL OR (x.s).ended_at IS NOT NULL THEN
-        PERFORM refuse_{{v}}('invoice_not_held', jsonb_build_object('invoice_status', (x.i).status));
+    ELSIF i.collection <> 'held' OR i.status <> 'open' OR r.invoice_id IS NOT NULL OR s.ended_at IS NOT NULL THEN
+        PERFORM refuse_{{v}}('invoice_not_held', jsonb_build_object('invoice_status', i.status));
     END IF;
-    at_ := clock_moment_{{v}}(p, (x.i).test_clock_id);
+    at_ := clock_moment_{{v}}(p, i.test_clock_id);
     UPDATE invoices SET collection = 'automatic', sequence = sequence + 1, updated_at = at_
-    WHERE tenant_id = (x.i).tenant_id AND live = (x.i).live AND invoice_id = (x.i).invoice_id;
+    WHERE tenant_id = i.tenant_id AND live = i.live AND invoice_id = i.invoice_id;
     INSERT INTO rebills (tenant_id, live, invoice_id, subscription_id, psp_account_id, state, next_at, test_clock_id, last_decision,
                          created_at, updated_at)
-    VALUES ((x.i).tenant_id, (x.i).live, (x.i).invoice_id, (x.s).subscription_id, (x.s).psp_account_id,
-            CASE WHEN (x.s).mandate_id IS NULL THEN 'decide' ELSE 'due' END, at_, (x.i).test_clock_id,
+    VALUES (i.tenant_id, i.live, i.invoice_id, s.subscription_id, s.psp_account_id,
+            CASE WHEN s.mandate_id IS NULL THEN 'decide' ELSE 'due' END, at_, i.test_clock_id,
             jsonb_build_object('action', 'retry_at', 'reason', 'released', 'at', at_, 'decided_at', at_), at_, at_)
-    RETURNING * INTO x.r;
-    PERFORM journal_write_{{v}}(p, id_at_{{v}}((p->>'now')::timestamptz, 'released ' || (x.r).invoice_id), 'rebill.released', 'rebill',
-        (x.r).invoice_id, (x.r).sequence, (x.i).customer_id, jsonb_build_object('subscription_id', (x.s).subscription_id,
-        'state', (x.r).state, 'next_at', at_, 'decision', (x.r).last_decision));
+    RETURNING * INTO r;
+    PERFORM journal_write_{{v}}(p, id_at_{{v}}((p->>'now')::timestamptz, 'released ' || r.invoice_id), 'rebill.released', 'rebill',
+        r.invoice_id, r.sequence, i.customer_id, jsonb_build_object('subscription_id', s.subscription_id,
+        'state', r.state, 'next_at', at_, 'decision', r.last_decision));
     RETURN 'true';
 END $$;
 
