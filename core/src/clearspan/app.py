@@ -32,6 +32,8 @@ from clearspan.platform.problems import DomainError, InvalidRequest, NotFound
 from clearspan.platform.telemetry import Metrics
 from clearspan.psps.service import PspAccounts
 from clearspan.psps.webhooks import PspWebhooks
+from clearspan.rebills.desk import Rebills
+from clearspan.rebills.dunning import DunningPlans
 from clearspan.rebills.service import Collector
 from clearspan.routes import handlers, openapi, summarise
 from clearspan.settings import Settings
@@ -71,6 +73,8 @@ class Gateway:
         self.payments = Payments(self.db, self.psps, master.installation, settings, self.metrics)
         self.scheduler = Scheduler(self.db, settings)
         self.collector = Collector(self.db, self.payments, settings)
+        self.rebills = Rebills(self.db)
+        self.dunning_plans = DunningPlans(self.db)
         self.inbox = Inbox(self.db, self.payments, settings)
         self.psp_webhooks = PspWebhooks(self.db, self.tenants, self.psps, settings.psps, self.metrics)
         self.psp_webhooks.wake = self.inbox.wake
@@ -93,6 +97,7 @@ class Gateway:
             "dispute": self.payments.render_disputes,
             "customer": self.customers.render_many,
             "payment_method": self.customers.render_methods,
+            "rebill": self.rebills.render_many,
         }
 
     async def open(self) -> None:
@@ -181,6 +186,8 @@ def litestar_app(gateway: Gateway) -> Litestar:
 
 SERVICES = (
     "payments",
+    "rebills",
+    "dunning_plans",
     "customers",
     "tenants",
     "api_keys",

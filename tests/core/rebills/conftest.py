@@ -1,4 +1,4 @@
-"""A merchant whose subscriptions are charged at a PSP that does what the test says, in the time of a test clock or of the wall."""
+"""Subscriptions that are charged at a PSP which does what the test says, in the time of a test clock or of the wall."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MONTH = timedelta(days=31)
 def declined(code: str, **more: Any) -> Any:
     """A PSP that refuses everything."""
 
-    def answer(verb: str, request: Any) -> Any:  # noqa: ARG001
+    def answer(verb: str, request: Any) -> Any:
         return Declined(code=code, raw_code=f"raw-{code}", **more)
 
     return answer

@@ -28,6 +28,8 @@ SCOPES = {
     "payments:decide": "Decide what became of an operation that nobody could find out, and release a surplus.",
     "customers:read": "Read customers and payment methods.",
     "customers:write": "Create and change customers and payment methods.",
+    "dunning:read": "Read dunning plans, rebills with their explanations, and the recovery report.",
+    "dunning:write": "Create dunning plans; charge an invoice now, stop or release its collection.",
     "events:read": "Read the event feed and the live stream.",
     "audit:read": "Read the audit trail.",
     "ledger:read": "Read balances and entries of the ledger.",

@@ -27,6 +27,8 @@ SUBJECTS = {
     "api_key": "key",
     "webhook_endpoint": "we",
     "tenant": "ten",
+    "rebill": "inv",
+    "dunning_plan": "dun",
 }
 """What an entry can be about, with the prefix of its public id."""
 
@@ -40,6 +42,8 @@ _REFERENCES = {
     "payment_method_id": "pm",
     "key_id": "key",
     "tenant_id": "ten",
+    "invoice_id": "inv",
+    "subscription_id": "sub",
 }
 """Keys of ``data`` that hold the id of something else."""
 

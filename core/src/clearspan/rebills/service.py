@@ -27,7 +27,7 @@ from clearspan.platform.context import Caller, Scope, system
 from clearspan.platform.db import Database
 from clearspan.platform.problems import DatabaseUnavailable, DomainError
 from clearspan.rebills import plans
-from clearspan.rebills.models import CONFIGURATION, Action, Decision, Situation, decide, final_at, sentence
+from clearspan.rebills.models import CONFIGURATION, Action, Decision, Situation, decide, final_at
 from clearspan.rebills.plans import BUILT_IN, BUILT_IN_VERSION, DunningPlan
 from clearspan.settings import Settings
 
@@ -134,12 +134,6 @@ class Collector:
         """
         run = _Run(self._db, self._payments, self._settings, system(scope, "collector", request_id), at, test_clock_id)
         return await run.work(most)
-
-    async def explain(self, scope: Scope, invoice_id: UUID, at: datetime) -> str | None:
-        """What would be decided about a rebill at a moment, as a sentence; ``None`` when it is over. Nothing changes."""
-        run = _Run(self._db, self._payments, self._settings, system(scope, "explain", "req_explain"), at, None)
-        found = await run.situations([invoice_id])
-        return sentence(decide(found[0].complete(None))) if found else None
 
 
 class _Run:

@@ -45,7 +45,7 @@ BEGIN
     SELECT * INTO r FROM rebills WHERE tenant_id = (p->>'tenant_id')::uuid AND live = (p->>'live')::boolean
         AND invoice_id = (p->>'invoice_id')::uuid;
     IF r.invoice_id IS NULL THEN
-        RETURN NULL;
+        RETURN 'null';
     END IF;
     RETURN jsonb_build_object('rebill', rebill_row_{{v}}(r),
         'tries', (SELECT COALESCE(jsonb_agg(jsonb_build_object('try', t.try, 'at', t.at, 'reason', t.reason, 'delay_s', t.delay_s,
