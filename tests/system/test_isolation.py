@@ -18,7 +18,7 @@ import pytest
 from sqlalchemy import text
 from tests.conftest import NewClient, Route, lifespan, routes_of
 from tests.core.journal.trail import settle
-from tests.factories import insert, rows, tenant_row
+from tests.factories import billing_rows, insert, rows, tenant_row
 
 from clearspan.app import create_app
 from clearspan.journal.seal import Sealer
@@ -388,12 +388,16 @@ OBJECTS = {
     "key_id": "key",
     "endpoint_id": "we",
     "delivery_id": "wd",
+    "invoice_id": "inv",
+    "dunning_plan_id": "dun",
 }
 """What a parameter in a path names, with its prefix."""
 NAME_NO_OBJECT = {"/docs/static/{name}", "/openapi/{path}", "/webhooks/{token}"}
 """Public paths with a parameter that is no id: the same for everybody, or a secret (tests/core/psps/test_receiving.py)."""
 BODIES: dict[str, Any] = {
     "/v1/psp-webhooks/{webhook_id}/dismiss": {"reason": "a test of the PSP's"},
+    "/v1/rebills/{invoice_id}/stop": {"reason": "asked by phone"},
+    "/v1/dunning-plans/{dunning_plan_id}/versions": {"plan": {}},
     "/v1/payments/{payment_id}/release-surplus": {"reason": "seen on the statement"},
     "/v1/payments/{payment_id}/operations/{operation_id}/decision": {
         "outcome": "declined",
@@ -438,7 +442,11 @@ async def made_over_the_api(
     nobody = {"url": "http://127.0.0.1:9/hook", "events": ["payment.*"]}
     endpoint = await post("/v1/webhook-endpoints", nobody)
     delivery = await post(f"/v1/webhook-endpoints/{endpoint}/test", {})
+    plan = await post("/v1/dunning-plans", {"name": "Patient"})
+    invoice = await invoice_in_sql(superuser, scope, customer, method, account, payment, operation)
     return {
+        "invoice_id": invoice,
+        "dunning_plan_id": plan,
         "payment_id": payment,
         "refund_id": refund,
         "operation_id": operation,
@@ -452,6 +460,19 @@ async def made_over_the_api(
         "endpoint_id": endpoint,
         "delivery_id": delivery,
     }
+
+
+async def invoice_in_sql(
+    superuser: Connection, scope: Scope, customer: str, method: str, account: str, payment: str, operation: str
+) -> str:
+    """An invoice of a subscription with its rebill; returns its id."""
+    names = [(customer, "cus"), (method, "pm"), (account, "acct"), (payment, "pay"), (operation, "op")]
+    made: dict[str, Any] = {}
+    for table, row in billing_rows(scope, *(ids.decode(prefix, name) for name, prefix in names)):
+        if table in ("mandates", "plans", "subscriptions", "subscription_items", "invoices", "rebills", "rebill_tries"):
+            await insert(superuser, table, {"tenant_id": scope.tenant_id, "live": scope.live, **row})
+            made |= row
+    return ids.encode("inv", made["invoice_id"])
 
 
 async def made_in_sql(scope: Scope, superuser: Connection) -> dict[str, str]:
@@ -473,6 +494,8 @@ async def made_in_sql(scope: Scope, superuser: Connection) -> dict[str, str]:
         "webhook_id": ids.encode("whi", found["webhook_inbox.inbox_id"]),
         "event_id": ids.encode("evt", found["journal.event_id"]),
         "key_id": ids.encode("key", found["api_keys.key_id"]),
+        "invoice_id": ids.encode("inv", found["invoices.invoice_id"]),
+        "dunning_plan_id": ids.encode("dun", found["dunning_plans.dunning_plan_id"]),
         "endpoint_id": ids.encode("we", found["webhook_endpoints.webhook_endpoint_id"]),
         "delivery_id": ids.encode("wd", found["webhook_deliveries.delivery_id"]),
     }

@@ -34,6 +34,9 @@ from clearspan.platform.telemetry import Metrics
 from clearspan.psps.service import PspAccounts
 from clearspan.psps.webhooks import PspWebhooks
 from clearspan.rebills.clocks import TestClocks
+from clearspan.rebills.desk import Rebills
+from clearspan.rebills.dunning import DunningPlans
+from clearspan.rebills.service import Collector
 from clearspan.routes import handlers, openapi, summarise
 from clearspan.settings import Settings
 from clearspan.subscriptions.schedule import Scheduler
@@ -72,7 +75,10 @@ class Gateway:
         )
         self.payments = Payments(self.db, self.psps, master.installation, settings, self.metrics)
         self.scheduler = Scheduler(self.db, settings)
-        self.test_clocks = TestClocks(self.db, self.scheduler)
+        self.collector = Collector(self.db, self.payments, settings)
+        self.test_clocks = TestClocks(self.db, self.scheduler, collector=self.collector)
+        self.rebills = Rebills(self.db)
+        self.dunning_plans = DunningPlans(self.db)
         self.inbox = Inbox(self.db, self.payments, settings)
         self.psp_webhooks = PspWebhooks(self.db, self.tenants, self.psps, settings.psps, self.metrics)
         self.psp_webhooks.wake = self.inbox.wake
@@ -97,6 +103,7 @@ class Gateway:
             "payment_method": self.customers.render_methods,
             "mandate": self.mandates.render_many,
             "test_clock": self.test_clocks.render_many,
+            "rebill": self.rebills.render_many,
         }
 
     async def open(self) -> None:
@@ -185,6 +192,8 @@ def litestar_app(gateway: Gateway) -> Litestar:
 
 SERVICES = (
     "payments",
+    "rebills",
+    "dunning_plans",
     "customers",
     "mandates",
     "test_clocks",

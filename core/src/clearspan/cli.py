@@ -155,6 +155,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     recover.add_argument("--tenant", metavar="SLUG", help="of this tenant only; default: of all")
     recover.add_argument("--json", action="store_true", help="answer in JSON")
+    rebills = commands.add_parser("rebills", help="look at the collection of invoices").add_subparsers(
+        required=True, metavar="<command>"
+    )
+    for due in (
+        add("due", _rebills_due, "show what waits to be charged or decided, and PSP accounts that rest", rebills),
+        add("run", _rebills_run, "charge and decide now what is due", rebills),
+    ):
+        due.add_argument("--tenant", metavar="SLUG", help="only this one; default: all")
+        due.add_argument("--json", action="store_true", help="answer in JSON")
+    explain = add(
+        "explain", _rebills_explain, "say what was tried and decided about an invoice, and what is next", rebills
+    )
+    explain.add_argument("invoice", help="its id: inv_...")
+    explain.add_argument("--json", action="store_true", help="answer in JSON")
     add("settings", _settings, "show the settings in effect, secrets masked")
     return parser
 
@@ -297,6 +311,27 @@ def _recover(options: argparse.Namespace) -> int:
     from clearspan.commands import recover
 
     return recover.run(settings, options.since, tenant=options.tenant, as_json=options.json)
+
+
+def _rebills_due(options: argparse.Namespace) -> int:
+    settings = settings_of(options)
+    from clearspan.commands import rebills
+
+    return rebills.due(settings, options.tenant, as_json=options.json)
+
+
+def _rebills_run(options: argparse.Namespace) -> int:
+    settings = settings_of(options)
+    from clearspan.commands import rebills
+
+    return rebills.run(settings, options.tenant, as_json=options.json)
+
+
+def _rebills_explain(options: argparse.Namespace) -> int:
+    settings = settings_of(options)
+    from clearspan.commands import rebills
+
+    return rebills.explain(settings, options.invoice, as_json=options.json)
 
 
 def _settings(options: argparse.Namespace) -> int:

@@ -27,6 +27,7 @@ from clearspan.platform.plugins import Plugins
 from clearspan.psps.controller import PspAccountController
 from clearspan.psps.inbox_controller import PspWebhookController, WebhookController
 from clearspan.rebills.clocks_controller import TestClockController
+from clearspan.rebills.controller import DunningPlanController, RebillController
 from clearspan.tenants.controller import TenantController
 from clearspan.vaults.controller import CaptureSessionController
 from clearspan.webhooks.controller import WebhookDeliveryController, WebhookEndpointController
@@ -41,6 +42,8 @@ V1 = (
     MandateVerificationController,
     TestClockController,
     CaptureSessionController,
+    DunningPlanController,
+    RebillController,
     PspAccountController,
     PspWebhookController,
     EventController,
@@ -88,6 +91,7 @@ def openapi() -> OpenAPIConfig:
             Tag(name="Customers", description="Customers and their payment methods."),
             Tag(name="Mandates", description="The customers' consent to be charged without being present."),
             Tag(name="Test clocks", description="Months in seconds, in test mode."),
+            Tag(name="Rebills", description="How unpaid invoices are collected: dunning plans, decisions, reports."),
             Tag(name="Events", description="What happened: feed, live stream and audit trail."),
             Tag(name="Ledger", description="Double entry: what stands where, and how it came there."),
             Tag(name="Webhooks", description="Events sent to you: endpoints and the delivery log."),

@@ -100,6 +100,8 @@ class Jobs:
             "settings": gateway.settings,
             "scheduler": gateway.scheduler,
             "test_clocks": gateway.test_clocks,
+            "collector": gateway.collector,
+            "metrics": gateway.metrics,
         }
 
     async def run(self, name: str, arguments: Mapping[str, Any]) -> bool:

@@ -31,6 +31,8 @@ SCOPES = {
     "mandates:read": "Read mandates, with the address and browser of their acceptance.",
     "mandates:write": "Note, verify and revoke mandates.",
     "test_clocks:write": "Make test clocks, read and advance them (test mode).",
+    "dunning:read": "Read dunning plans, rebills with their explanations, and the recovery report.",
+    "dunning:write": "Create dunning plans; charge an invoice now, stop or release its collection.",
     "events:read": "Read the event feed and the live stream.",
     "audit:read": "Read the audit trail.",
     "ledger:read": "Read balances and entries of the ledger.",

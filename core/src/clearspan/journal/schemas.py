@@ -29,6 +29,8 @@ SUBJECTS = {
     "api_key": "key",
     "webhook_endpoint": "we",
     "tenant": "ten",
+    "rebill": "inv",
+    "dunning_plan": "dun",
 }
 """What an entry can be about, with the prefix of its public id."""
 
@@ -43,6 +45,8 @@ _REFERENCES = {
     "mandate_id": "man",
     "key_id": "key",
     "tenant_id": "ten",
+    "invoice_id": "inv",
+    "subscription_id": "sub",
 }
 """Keys of ``data`` that hold the id of something else."""
 

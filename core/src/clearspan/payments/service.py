@@ -463,7 +463,7 @@ class Payments:
             "payment_id": charge.payment_id,
             "operation": operation,
             "rebill": charge.rebill,
-            "caps": caps.at(now),
+            "caps": caps.at(charge.clock_at or now),
         }
         if not charge.opened:
             document["payment"] = {

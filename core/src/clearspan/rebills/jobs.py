@@ -8,6 +8,7 @@ from uuid import UUID
 
 from clearspan.platform.context import Scope
 from clearspan.rebills.clocks import TestClocks
+from clearspan.rebills.service import Collector
 
 Context = Mapping[str, Any]
 
@@ -18,5 +19,15 @@ async def advance_test_clocks(ctx: Context, *, tenant_id: str, live: bool) -> in
     return await test_clocks.move(Scope(tenant_id=UUID(tenant_id), live=live), ctx["request_id"])
 
 
-JOBS: dict[str, Callable[..., Awaitable[int]]] = {"advance_test_clocks": advance_test_clocks}
+async def collect_invoices(ctx: Context, *, tenant_id: str, live: bool) -> int:
+    """Charge invoices that are due and decide upon those that failed; returns how many of either."""
+    collector: Collector = ctx["collector"]
+    with ctx["metrics"].rebill_jobs_failed.count_exceptions():
+        return await collector.collect(Scope(tenant_id=UUID(tenant_id), live=live), ctx["request_id"])
+
+
+JOBS: dict[str, Callable[..., Awaitable[int]]] = {
+    "collect_invoices": collect_invoices,
+    "advance_test_clocks": advance_test_clocks,
+}
 """By the name that ``due_work`` gives them: collect_invoices, send_notices, advance_test_clocks."""

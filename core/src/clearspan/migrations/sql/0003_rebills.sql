@@ -53,7 +53,10 @@ CREATE TABLE rebills (
     CHECK (state NOT IN ('settled', 'exhausted', 'stopped') OR next_at IS NULL)
 ) WITH (fillfactor = 80);
 CREATE INDEX rebills_due ON rebills (next_at) WHERE next_at IS NOT NULL AND test_clock_id IS NULL;
-CREATE INDEX rebills_due_of_tenant ON rebills (tenant_id, live, next_at) WHERE next_at IS NOT NULL AND test_clock_id IS NULL;
+-- Two, since what is to be charged waits for the pace of its account, and what is to be decided does not wait behind it.
+CREATE INDEX rebills_to_charge ON rebills (tenant_id, live, psp_account_id, next_at)
+    WHERE state IN ('due', 'claimed') AND test_clock_id IS NULL;
+CREATE INDEX rebills_to_decide ON rebills (tenant_id, live, next_at) WHERE state IN ('decide', 'waiting') AND test_clock_id IS NULL;
 CREATE INDEX rebills_of_clock ON rebills (tenant_id, live, test_clock_id, next_at)
     WHERE test_clock_id IS NOT NULL AND next_at IS NOT NULL;
 CREATE INDEX rebills_of_subscription ON rebills (tenant_id, live, subscription_id);
@@ -83,6 +86,8 @@ CREATE TABLE rebill_pace (
     psp_account_id uuid             NOT NULL,
     tokens         double precision NOT NULL,
     filled_at      timestamptz      NOT NULL,
+    blocked_until  timestamptz,      -- the PSP refused the account itself: no rebill goes there before
+    blocked_because text,            -- the decline's code
     PRIMARY KEY (tenant_id, live, psp_account_id),
     FOREIGN KEY (tenant_id, live, psp_account_id) REFERENCES psp_accounts
 );

@@ -309,12 +309,60 @@ CREATE OR REPLACE FUNCTION credential_{{v}}(d mandates, by_merchant boolean) RET
         'network_transaction_id', CASE WHEN by_merchant OR d.status = 'active' THEN d.network_transaction_id END);
 $$;
 
+-- Whether the merchant may charge a card at a moment: null, or {"code", ...} with why not. payments.caps.refusal says the same in
+-- Python. limits is payments.caps.SchemeLimits of the card's scheme; counted are the charges of its fingerprint that were declined or
+-- may still be, by whomever; mandate_since is when the mandate became active on which the charge would rest.
+CREATE OR REPLACE FUNCTION card_refusal_{{v}}(m payment_methods, limits jsonb, payment uuid, amount bigint, currency_ text,
+                                              mandate_since timestamptz, at_ timestamptz) RETURNS jsonb LANGUAGE sql STABLE AS $$
+    WITH tried AS MATERIALIZED (
+        SELECT COALESCE(x.clock_at, x.created_at) AS at, x.state = 'declined' AS declined, x.payment_id, x.amount_minor, x.currency,
+               x.code, x.advice, x.network_code
+        FROM payment_methods c
+        JOIN operations x ON x.tenant_id = c.tenant_id AND x.live = c.live AND x.payment_method_id = c.payment_method_id
+        WHERE c.tenant_id = m.tenant_id AND c.live = m.live AND c.fingerprint = m.fingerprint
+          AND x.kind IN ('authorize', 'purchase')
+          AND x.state IN ('declined', 'prepared', 'submitted', 'requires_action', 'pending', 'unknown', 'needs_review')
+    ), stopped AS (
+        SELECT jsonb_strip_nulls(jsonb_build_object('code', 'card_stopped', 'decline_code', t.code, 'advice', t.advice)) AS why
+        FROM tried t
+        WHERE t.declined AND (limits->'stop_codes' ? t.code OR (limits->'revoked_codes' ? t.code AND t.at >= mandate_since)
+           OR limits->'stop_network_codes' ? t.network_code OR EXISTS (
+              SELECT FROM jsonb_array_elements(limits->'stop_advice') AS a
+              WHERE a->>'advice' = t.advice
+                AND (a->>'window_s' IS NULL OR t.at > at_ - make_interval(secs => (a->>'window_s')::double precision))))
+        ORDER BY t.at DESC LIMIT 1
+    ), counted AS (
+        SELECT r->>'rule' AS rule, make_interval(secs => (r->>'window_s')::double precision) AS span, (r->>'most')::integer AS most,
+               make_interval(secs => COALESCE((r->>'min_gap_s')::double precision, 0)) AS gap, n.*
+        FROM jsonb_array_elements(limits->'rules') WITH ORDINALITY AS given(r, place)
+        CROSS JOIN LATERAL (
+            SELECT array_agg(t.at ORDER BY t.at) FILTER (WHERE t.declined) AS declines, count(*) AS tries,
+                   max(t.at) FILTER (WHERE NOT t.declined) AS newest_open
+            FROM tried t
+            WHERE (r->>'window_s' IS NULL OR t.at > at_ - make_interval(secs => (r->>'window_s')::double precision))
+              AND (r->>'same' <> 'amount' OR (t.amount_minor = amount AND t.currency = currency_))
+              AND (r->>'same' <> 'payment' OR t.payment_id = payment)
+              AND (r->>'code' IS NULL OR t.code = r->>'code')) AS n
+        WHERE r->>'issuer_country' IS NULL OR r->>'issuer_country' = m.issuer_country
+    ), judged AS (
+        SELECT rule, greatest(
+            CASE WHEN cardinality(declines) >= most THEN COALESCE(declines[cardinality(declines) - most + 1] + span, 'infinity')
+                 WHEN tries >= most THEN at_ + interval '900 s' END,
+            CASE WHEN declines[cardinality(declines)] > at_ - gap THEN declines[cardinality(declines)] + gap
+                 WHEN newest_open > at_ - gap THEN at_ + interval '900 s' END) AS again_at
+        FROM counted
+    )
+    SELECT COALESCE((SELECT why FROM stopped), (
+        SELECT jsonb_strip_nulls(jsonb_build_object('code', 'retry_cap_reached', 'rule', rule,
+            'again_at', NULLIF(again_at, 'infinity')))
+        FROM judged WHERE again_at > at_ ORDER BY again_at DESC LIMIT 1));
+$$;
+
 -- A charge is about to be reserved with this method: what the schemes count by card is counted here, under the card's lock, and a
 -- merchant-initiated one needs an active mandate. Returns the operation's fields with the mandate, what the PSP is told about it, and
 -- the time of the customer's test clock filled in.
 --
--- p->'caps': by scheme ('*' for all others) {"stop_codes": [...], "stop_advice": [{"advice", "window_s"}], "rules": [{"rule",
--- "window_s", "most", "same_amount"}]}; rebills.caps has the sources. p->'operation'->>'clock_at' is a test clock's time.
+-- p->'caps': payments.caps.at, by scheme ('*' for all others). p->'operation'->>'clock_at' is a test clock's time.
 CREATE OR REPLACE FUNCTION charge_allowed_{{v}}(p jsonb, pay payment_intents) RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE
     o jsonb := p->'operation';
@@ -323,9 +371,7 @@ DECLARE
     at_ timestamptz;
     m payment_methods;
     d mandates;
-    caps jsonb;
-    rule jsonb;
-    seen record;
+    refused jsonb;
 BEGIN
     SELECT * INTO m FROM payment_methods
     WHERE tenant_id = pay.tenant_id AND live = pay.live AND payment_method_id = pay.payment_method_id;
@@ -359,34 +405,10 @@ BEGIN
     ELSIF d.status <> 'active' THEN
         PERFORM refuse_{{v}}('mandate_not_active', jsonb_build_object('mandate_status', d.status));
     END IF;
-    caps := COALESCE(p->'caps'->m.brand, p->'caps'->'*');
-    FOR rule IN SELECT * FROM jsonb_array_elements(COALESCE(caps->'rules', '[]')) LOOP
-        -- Declines, and whatever may still become one.
-        SELECT count(*) AS tries, min(COALESCE(x.clock_at, x.created_at)) AS oldest INTO seen
-        FROM operations x
-        JOIN payment_methods c ON c.tenant_id = x.tenant_id AND c.live = x.live AND c.payment_method_id = x.payment_method_id
-        WHERE c.tenant_id = m.tenant_id AND c.live = m.live AND c.fingerprint = m.fingerprint
-          AND x.kind IN ('authorize', 'purchase')
-          AND x.state IN ('declined', 'prepared', 'submitted', 'requires_action', 'pending', 'unknown', 'needs_review')
-          AND COALESCE(x.clock_at, x.created_at) > at_ - make_interval(secs => (rule->>'window_s')::double precision)
-          AND (NOT (rule->>'same_amount')::boolean OR (x.amount_minor = pay.amount_minor AND x.currency = pay.currency));
-        IF seen.tries >= (rule->>'most')::integer THEN
-            PERFORM refuse_{{v}}('retry_cap_reached', jsonb_build_object('rule', rule->>'rule', 'again_at',
-                seen.oldest + make_interval(secs => (rule->>'window_s')::double precision)));
-        END IF;
-    END LOOP;
-    SELECT x.code, x.advice INTO seen
-    FROM operations x
-    JOIN payment_methods c ON c.tenant_id = x.tenant_id AND c.live = x.live AND c.payment_method_id = x.payment_method_id
-    WHERE c.tenant_id = m.tenant_id AND c.live = m.live AND c.fingerprint = m.fingerprint AND x.state = 'declined'
-      AND x.kind IN ('authorize', 'purchase')
-      AND (COALESCE(caps->'stop_codes', '[]') ? x.code OR EXISTS (
-           SELECT FROM jsonb_array_elements(COALESCE(caps->'stop_advice', '[]')) AS a
-           WHERE a->>'advice' = x.advice
-             AND COALESCE(x.clock_at, x.created_at) > at_ - make_interval(secs => (a->>'window_s')::double precision)))
-    LIMIT 1;
-    IF FOUND THEN
-        PERFORM refuse_{{v}}('card_stopped', jsonb_strip_nulls(jsonb_build_object('decline_code', seen.code, 'advice', seen.advice)));
+    refused := card_refusal_{{v}}(m, COALESCE(p->'caps'->m.brand, p->'caps'->'*'), pay.payment_id, pay.amount_minor, pay.currency,
+                                  d.activated_at, at_);
+    IF refused IS NOT NULL THEN
+        PERFORM refuse_{{v}}(refused->>'code', refused - 'code');
     END IF;
     RETURN o || jsonb_build_object('mandate_id', d.mandate_id, 'merchant_initiated', true, 'credential', credential_{{v}}(d, true));
 END $$;

@@ -1,0 +1,143 @@
+"""Looking at rebills and stepping in: list, explain, charge now, stop, release, measure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import msgspec
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from clearspan.payments import caps
+from clearspan.platform import clock, sqlbundle
+from clearspan.platform.context import Caller, Scope
+from clearspan.platform.db import Database
+from clearspan.platform.idempotency import Answer, IdempotencyKey, KeyMissing, once
+from clearspan.platform.orm import read_cursor, write_cursor
+from clearspan.rebills.errors import RebillNotFound
+from clearspan.rebills.schemas import (
+    Read,
+    RebillExplained,
+    RebillList,
+    RecoveryOut,
+    Row,
+    explained,
+    rebill_out,
+    recovery_out,
+)
+
+_ROWS = msgspec.json.Decoder(list[Row])
+_READ = msgspec.json.Decoder(Read | None)
+
+
+class Rebills:
+    """The rebills of a tenant in one mode."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    async def list(self, scope: Scope, filters: Mapping[str, Any], limit: int, cursor: str | None) -> RebillList:
+        """A page, newest invoice first.
+
+        Args:
+            filters: ``state``, ``subscription_id``, ``due_before``; absent or ``None`` means any.
+
+        Raises:
+            InvalidRequest: the cursor is none of ours.
+        """
+        document = _place(scope) | {name: value for name, value in filters.items() if value is not None}
+        document |= {"limit": limit + 1} | ({"after_id": read_cursor(cursor)} if cursor is not None else {})
+        found = _ROWS.decode(await self._db.call("rebill_list", document))
+        more = len(found) > limit
+        return RebillList(
+            data=[rebill_out(row) for row in found[:limit]],
+            has_more=more,
+            next_cursor=write_cursor(found[limit - 1].invoice_id) if more else None,
+        )
+
+    async def explain(self, scope: Scope, invoice_id: UUID) -> RebillExplained:
+        """What was tried, what was decided and why, and what comes next.
+
+        Raises:
+            RebillNotFound.
+        """
+        found = _READ.decode(await self._db.call("rebill_read", _place(scope) | {"invoice_id": invoice_id}))
+        if found is None:
+            raise RebillNotFound
+        return explained(found)
+
+    async def waiting(self, scope: Scope) -> dict[str, Any]:
+        """What waits on the wall clock, by state, and which PSP accounts rest."""
+        found: dict[str, Any] = msgspec.json.decode(
+            await self._db.call("rebills_due", _place(scope) | {"now": clock.now()})
+        )
+        return found
+
+    async def recovery(self, scope: Scope, since: datetime, until: datetime) -> RecoveryOut:
+        """What was recovered of invoices whose first charge failed in a span of time; per group, try, code and delay."""
+        found = await self._db.call("rebill_recovery", _place(scope) | {"since": since, "until": until})
+        return recovery_out(msgspec.json.decode(found), live=scope.live, since=since, until=until)
+
+    async def retry(self, caller: Caller, key: IdempotencyKey | None, invoice_id: UUID) -> Answer:
+        """Charge now instead of when the plan says. It is put first in line, and charged within seconds.
+
+        Raises:
+            KeyMissing; RebillNotFound, RebillNotOpen; what ``payments.errors`` says of caps, locks, mandates; and as ``once``.
+        """
+        return await self._act("rebill_retry", caller, key, invoice_id, caps=caps.at(clock.now()))
+
+    async def stop(self, caller: Caller, key: IdempotencyKey | None, invoice_id: UUID, reason: str) -> Answer:
+        """Charge this invoice no more by itself.
+
+        Raises:
+            KeyMissing; RebillNotFound, RebillNotOpen; and as ``once``.
+        """
+        return await self._act("rebill_stop", caller, key, invoice_id, reason=reason)
+
+    async def release(self, caller: Caller, key: IdempotencyKey | None, invoice_id: UUID) -> Answer:
+        """Collect an invoice that was held because its period was missed.
+
+        Raises:
+            KeyMissing; RebillNotFound, InvoiceNotHeld; and as ``once``.
+        """
+        return await self._act("rebill_release", caller, key, invoice_id)
+
+    async def render_many(self, scope: Scope, invoices: Sequence[UUID]) -> dict[UUID, dict[str, Any]]:
+        """The current state of rebills, for events."""
+        document = _place(scope) | {"ids": list(invoices), "limit": len(invoices)}
+        found = _ROWS.decode(await self._db.call("rebill_list", document))
+        return {row.invoice_id: msgspec.to_builtins(rebill_out(row)) for row in found}
+
+    async def _act(
+        self, function: str, caller: Caller, key: IdempotencyKey | None, invoice_id: UUID, **more: Any
+    ) -> Answer:
+        if key is None:
+            raise KeyMissing
+
+        async def work(session: AsyncSession) -> Answer:
+            document = _place(caller.scope) | {
+                "now": clock.now(),
+                "actor_type": caller.actor_type,
+                "actor_id": caller.actor_id,
+                "key_id": caller.key_id,
+                "request_id": caller.request_id,
+                "invoice_id": invoice_id,
+                **more,
+            }
+            await _call(session, function, document)
+            found = msgspec.convert(await _call(session, "rebill_read", document), Read)
+            return Answer(200, msgspec.json.encode(explained(found)))
+
+        return await once(self._db, caller.scope, key, work)
+
+
+async def _call(session: AsyncSession, function: str, document: dict[str, Any]) -> Any:
+    statement = text(f"SELECT {sqlbundle.name(function)}(CAST(:document AS jsonb))")
+    return (await session.execute(statement, {"document": msgspec.json.encode(document).decode()})).scalar_one()
+
+
+def _place(scope: Scope) -> dict[str, Any]:
+    return {"tenant_id": scope.tenant_id, "live": scope.live}
