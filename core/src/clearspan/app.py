@@ -34,7 +34,9 @@ from clearspan.psps.service import PspAccounts
 from clearspan.psps.webhooks import PspWebhooks
 from clearspan.routes import handlers, openapi, summarise
 from clearspan.settings import Settings
+from clearspan.subscriptions.catalogue import Billing, Coupons, Plans
 from clearspan.subscriptions.schedule import Scheduler
+from clearspan.subscriptions.service import Subscriptions
 from clearspan.tenants.service import Tenants
 from clearspan.vaults.service import Vaults
 from clearspan.webhooks.dispatch import Deliveries
@@ -69,6 +71,11 @@ class Gateway:
         )
         self.payments = Payments(self.db, self.psps, master.installation, settings, self.metrics)
         self.scheduler = Scheduler(self.db, settings)
+        self.plans = Plans(self.db)
+        self.coupons = Coupons(self.db)
+        self.billing = Billing(self.db)
+        self.subscriptions = Subscriptions(self.db, self.payments, settings)
+        self.customers.before_deletion.append(self.subscriptions.end_of_customer)
         self.inbox = Inbox(self.db, self.payments, settings)
         self.psp_webhooks = PspWebhooks(self.db, self.tenants, self.psps, settings.psps, self.metrics)
         self.psp_webhooks.wake = self.inbox.wake
@@ -91,6 +98,9 @@ class Gateway:
             "dispute": self.payments.render_disputes,
             "customer": self.customers.render_many,
             "payment_method": self.customers.render_methods,
+            "plan": self.plans.render,
+            "coupon": self.coupons.render,
+            "subscription": self.subscriptions.render,
         }
 
     async def open(self) -> None:
@@ -179,6 +189,10 @@ def litestar_app(gateway: Gateway) -> Litestar:
 
 SERVICES = (
     "payments",
+    "plans",
+    "coupons",
+    "billing",
+    "subscriptions",
     "customers",
     "tenants",
     "api_keys",

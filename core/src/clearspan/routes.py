@@ -20,6 +20,12 @@ from clearspan.platform.pages import DocsController, HealthController
 from clearspan.platform.plugins import Plugins
 from clearspan.psps.controller import PspAccountController
 from clearspan.psps.inbox_controller import PspWebhookController, WebhookController
+from clearspan.subscriptions.controller import (
+    BillingSettingsController,
+    CouponController,
+    PlanController,
+    SubscriptionController,
+)
 from clearspan.tenants.controller import TenantController
 from clearspan.vaults.controller import CaptureSessionController
 from clearspan.webhooks.controller import WebhookDeliveryController, WebhookEndpointController
@@ -31,6 +37,10 @@ V1 = (
     CustomerController,
     PaymentMethodController,
     CaptureSessionController,
+    PlanController,
+    CouponController,
+    SubscriptionController,
+    BillingSettingsController,
     PspAccountController,
     PspWebhookController,
     EventController,
@@ -76,6 +86,7 @@ def openapi() -> OpenAPIConfig:
         tags=[
             Tag(name="Payments", description="Payment intents, from creation to refund."),
             Tag(name="Customers", description="Customers and their payment methods."),
+            Tag(name="Subscriptions", description="Plans, coupons, subscriptions, and how they are billed."),
             Tag(name="Events", description="What happened: feed, live stream and audit trail."),
             Tag(name="Ledger", description="Double entry: what stands where, and how it came there."),
             Tag(name="Webhooks", description="Events sent to you: endpoints and the delivery log."),
