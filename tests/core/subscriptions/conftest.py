@@ -8,16 +8,17 @@ from uuid import UUID
 
 import asyncpg
 import httpx
-import msgspec
 import pytest
 from tests.conftest import Merchant, Urls
-from tests.core.payments.conftest import Puppet, with_puppets
+from tests.core.payments.conftest import Puppet, other_shop, psp_url, with_puppets, worker
 from tests.shop import Json, Shop, gateway, with_payments
 
 from clearspan.platform import ids
 from clearspan.platform.crypto import MasterKey
-from clearspan.sdk import Approved, ChallengeRequired
+from clearspan.sdk import ActionRequired, Declined, RedirectAction
 from clearspan.settings import Settings
+
+__all__ = ["other_shop", "psp_url", "worker"]
 
 
 class Sales:
@@ -90,6 +91,11 @@ class Sales:
         assert made["status"] == "active", made
         return made
 
+    async def subscribed_with(self, does: Callable[[str, Any], Any]) -> Json:
+        """One that is active at a PSP that does this from now on."""
+        self.puppet.does = does
+        return await self.subscribed()
+
     async def act(self, subscription: Json, what: str, key: str | None = None, **body: Any) -> httpx.Response:
         """``change``, ``pause``, ``cancel`` and so on."""
         return await self.shop.post(f"/v1/subscriptions/{subscription['id']}/{what}", body, key)
@@ -105,7 +111,9 @@ class Sales:
         return [dict(row) for row in await self._superuser.fetch(sql, ids.decode("sub", subscription["id"]))]
 
     async def invoices(self, subscription: Json) -> list[Json]:
-        return await self.rows("SELECT * FROM invoices WHERE subscription_id = $1 ORDER BY created_at, invoice_id", subscription)
+        return await self.rows(
+            "SELECT * FROM invoices WHERE subscription_id = $1 ORDER BY created_at, invoice_id", subscription
+        )
 
     async def lines(self, subscription: Json) -> list[Json]:
         return await self.rows(
@@ -133,13 +141,14 @@ class Sales:
         await self._superuser.execute(sql, *values)
 
 
+def decline(*_: Any) -> Any:
+    """The bank says no."""
+    return Declined(code="do_not_honor", raw_code="05")
+
+
 def challenge(_: str, request: Any) -> Any:
     """The bank wants to see the customer."""
-    return ChallengeRequired(psp_ref=f"ref-{request.operation_id}", url="https://bank.test/", expires_at=None)
-
-
-def approve(_: str, request: Any) -> Any:
-    return Approved(psp_ref=f"ref-{request.operation_id}", amount=request.amount)
+    return ActionRequired(psp_ref=f"ref-{request.operation_id}", action=RedirectAction("https://bank.test/"))
 
 
 @pytest.fixture
@@ -172,8 +181,3 @@ async def sales(
     shop = Shop(subscription_stage(merchant.key), settings.plugin["psp-sandbox"]["url"])
     await shop.add_account("puppet", 1, psp="puppet", config={"name": puppet.name})
     return await Sales(shop, puppet, superuser, merchant).open()
-
-
-def decoded(answer: httpx.Response) -> Json:
-    found: Json = msgspec.json.decode(answer.content)
-    return found

@@ -339,10 +339,9 @@ class SubscriptionResume(_Body, frozen=True, kw_only=True):
 class SubscriptionCancel(_Body, frozen=True, kw_only=True):
     """End it."""
 
-    at: Annotated[
-        Literal["now", "period_end"] | datetime,
-        Meta(description="now, period_end or a moment.", examples=["period_end"]),
-    ] = "period_end"
+    at: Annotated[str, Meta(max_length=40, description="now, period_end or a moment.", examples=["period_end"])] = (
+        "period_end"
+    )
     invoices: (
         Annotated[Literal["void", "keep"], Meta(description="With now: what becomes of open invoices.")] | None
     ) = None

@@ -770,7 +770,7 @@ class Subscriptions:
         """
         if body.at != "now" and body.invoices is not None:
             raise _invalid("invoices", "invoices goes with at = now.")
-        moment = None if isinstance(body.at, str) else in_utc("at", body.at)
+        moment = None if body.at in ("now", "period_end") else _moment("at", body.at)
 
         async def now_(session: AsyncSession) -> Answer:
             scope = caller.scope
@@ -1250,6 +1250,13 @@ def _maybe(prefix: str, text: str) -> UUID | None:
         return ids.decode(prefix, text)
     except ids.InvalidId:
         return None
+
+
+def _moment(path: str, given: str) -> datetime:
+    try:
+        return in_utc(path, msgspec.convert(given, datetime))
+    except msgspec.ValidationError:
+        raise _invalid(path, f"{path} is now, period_end or a moment such as 2030-01-01T00:00:00Z.") from None
 
 
 def _invalid(path: str, message: str) -> InvalidRequest:

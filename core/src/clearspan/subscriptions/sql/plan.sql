@@ -70,6 +70,7 @@ END $$;
 -- Returns {"planned": invoices made, "handled": subscriptions moved on; 0 means that nothing is due}.
 CREATE OR REPLACE FUNCTION subscriptions_plan_{{v}}(p jsonb) RETURNS jsonb LANGUAGE plpgsql
     SET plan_cache_mode = force_custom_plan AS $$ -- a plan that knows how large the batch is
+#variable_conflict use_column
 DECLARE
     tenant uuid := (p->>'tenant_id')::uuid;
     is_live boolean := (p->>'live')::boolean;

@@ -76,7 +76,7 @@ BEGIN
             PERFORM FROM subscriptions WHERE tenant_id = tenant AND live = is_live AND subscription_id = ANY (which)
             ORDER BY subscription_id FOR NO KEY UPDATE;
             IF EXISTS (SELECT FROM invoices WHERE tenant_id = tenant AND live = is_live AND subscription_id = ANY (which)
-                       AND status = 'open' AND payment_id <> ALL (locked)) THEN
+                       AND status = 'open' AND payment_id IS NOT NULL AND payment_id <> ALL (locked)) THEN
                 RAISE EXCEPTION USING ERRCODE = 'CS904';
             END IF;
             again := false;
