@@ -39,7 +39,9 @@ from clearspan.rebills.dunning import DunningPlans
 from clearspan.rebills.service import Collector
 from clearspan.routes import handlers, openapi, summarise
 from clearspan.settings import Settings
+from clearspan.subscriptions.catalogue import Billing, Coupons, Plans
 from clearspan.subscriptions.schedule import Scheduler
+from clearspan.subscriptions.service import Subscriptions
 from clearspan.tenants.service import Tenants
 from clearspan.vaults.service import Vaults
 from clearspan.webhooks.dispatch import Deliveries
@@ -79,6 +81,11 @@ class Gateway:
         self.test_clocks = TestClocks(self.db, self.scheduler, collector=self.collector)
         self.rebills = Rebills(self.db)
         self.dunning_plans = DunningPlans(self.db)
+        self.plans = Plans(self.db)
+        self.coupons = Coupons(self.db)
+        self.billing = Billing(self.db)
+        self.subscriptions = Subscriptions(self.db, self.payments, settings)
+        self.customers.before_deletion.append(self.subscriptions.end_of_customer)
         self.inbox = Inbox(self.db, self.payments, settings)
         self.psp_webhooks = PspWebhooks(self.db, self.tenants, self.psps, settings.psps, self.metrics)
         self.psp_webhooks.wake = self.inbox.wake
@@ -104,6 +111,9 @@ class Gateway:
             "mandate": self.mandates.render_many,
             "test_clock": self.test_clocks.render_many,
             "rebill": self.rebills.render_many,
+            "plan": self.plans.render,
+            "coupon": self.coupons.render,
+            "subscription": self.subscriptions.render,
         }
 
     async def open(self) -> None:
@@ -194,6 +204,10 @@ SERVICES = (
     "payments",
     "rebills",
     "dunning_plans",
+    "plans",
+    "coupons",
+    "billing",
+    "subscriptions",
     "customers",
     "mandates",
     "test_clocks",

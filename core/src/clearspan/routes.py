@@ -28,6 +28,12 @@ from clearspan.psps.controller import PspAccountController
 from clearspan.psps.inbox_controller import PspWebhookController, WebhookController
 from clearspan.rebills.clocks_controller import TestClockController
 from clearspan.rebills.controller import DunningPlanController, RebillController
+from clearspan.subscriptions.controller import (
+    BillingSettingsController,
+    CouponController,
+    PlanController,
+    SubscriptionController,
+)
 from clearspan.tenants.controller import TenantController
 from clearspan.vaults.controller import CaptureSessionController
 from clearspan.webhooks.controller import WebhookDeliveryController, WebhookEndpointController
@@ -44,6 +50,10 @@ V1 = (
     CaptureSessionController,
     DunningPlanController,
     RebillController,
+    PlanController,
+    CouponController,
+    SubscriptionController,
+    BillingSettingsController,
     PspAccountController,
     PspWebhookController,
     EventController,
@@ -92,6 +102,7 @@ def openapi() -> OpenAPIConfig:
             Tag(name="Mandates", description="The customers' consent to be charged without being present."),
             Tag(name="Test clocks", description="Months in seconds, in test mode."),
             Tag(name="Rebills", description="How unpaid invoices are collected: dunning plans, decisions, reports."),
+            Tag(name="Subscriptions", description="Plans, coupons, subscriptions, and how they are billed."),
             Tag(name="Events", description="What happened: feed, live stream and audit trail."),
             Tag(name="Ledger", description="Double entry: what stands where, and how it came there."),
             Tag(name="Webhooks", description="Events sent to you: endpoints and the delivery log."),

@@ -1,146 +1,183 @@
-"""Subscriptions as rows, for tests of what the scheduler makes of them."""
+"""A merchant who sells subscriptions, at the simulator or at a PSP that does what the test says."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import datetime
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 from uuid import UUID
-from zoneinfo import ZoneInfo
 
 import asyncpg
-import msgspec
+import httpx
 import pytest
-from tests.conftest import Merchant
-from tests.factories import insert
+from tests.conftest import Merchant, Urls
+from tests.core.payments.conftest import Puppet, other_shop, psp_url, with_puppets, worker
+from tests.shop import Json, Shop, gateway, with_payments
 
-from clearspan.platform import clock
-from clearspan.platform.context import Scope
-from clearspan.platform.db import Database
+from clearspan.platform import ids
+from clearspan.platform.crypto import MasterKey
+from clearspan.sdk import ActionRequired, Declined, RedirectAction
 from clearspan.settings import Settings
-from clearspan.subscriptions.models import Unit, period_of, period_start
-from clearspan.subscriptions.schedule import Scheduler
 
-REQUEST = "req_of_the_tests"
+__all__ = ["other_shop", "psp_url", "worker"]
 
 
-class Register:
-    """Makes subscriptions of one merchant, plans them, and reads what came of it.
+class Sales:
+    """A shop with a customer, a card and plans.
 
     Attributes:
-        scope: whose.
-        scheduler: the real one.
+        shop: its PSP account is the puppet.
+        puppet: the PSP.
+        customer: an id.
     """
 
-    def __init__(self, db: Database, settings: Settings, scope: Scope) -> None:
-        self.db = db
-        self.scope = scope
-        self.settings = settings
-        self.scheduler = Scheduler(db, settings)
-        self.customer: UUID | None = None
-        self.plan: UUID | None = None
+    def __init__(self, shop: Shop, puppet: Puppet, superuser: asyncpg.Connection[asyncpg.Record], of: Merchant) -> None:
+        self.shop = shop
+        self.puppet = puppet
+        self.of = of
+        self.customer = ""
+        self.method = ""
+        self._superuser = superuser
 
-    async def store(self, table: str, **row: Any) -> None:
-        """One row of this merchant, as it is."""
-        async with self.db.pool.acquire() as connection, connection.transaction():
-            await self._enter(connection)
-            await insert(connection, table, {"tenant_id": self.scope.tenant_id, "live": self.scope.live, **row})
+    async def open(self) -> Sales:
+        """With a customer and a card from outside the EEA."""
+        self.customer = await self.new_customer()
+        self.method = await self.card()
+        return self
 
-    async def ask(self, statement: str, *arguments: Any) -> list[asyncpg.Record]:
-        """Rows of this merchant."""
-        async with self.db.pool.acquire() as connection, connection.transaction():
-            await self._enter(connection)
-            found: list[asyncpg.Record] = await connection.fetch(statement, *arguments)
-            return found
+    async def new_customer(self) -> str:
+        made = await self.shop.http.post("/v1/customers", json={"name": "Ada"})
+        assert made.status_code == 201, made.text
+        return str(made.json()["id"])
 
-    async def change(self, subscription: UUID, **columns: Any) -> None:
-        """Change columns of a subscription."""
-        places = ", ".join(f"{name} = ${number}" for number, name in enumerate(columns, 2))
-        await self.ask(f"UPDATE subscriptions SET {places} WHERE subscription_id = $1", subscription, *columns.values())
+    async def card(self, customer: str | None = None) -> str:
+        return await self.shop.card("tok_visa_gb", customer=customer or self.customer)
 
-    async def subscription(
-        self,
-        *,
-        anchor: datetime,
-        zone: str = "UTC",
-        unit: Unit = "month",
-        count: int = 1,
-        begins: datetime | None = None,
-        items: Sequence[tuple[int, int, dict[str, Any] | None]] = ((1, 900, None),),
-        **columns: Any,
-    ) -> UUID:
-        """An active one in the period that holds ``begins``, default the anchor; items are (quantity, unit amount, tax)."""
-        now = clock.now()
-        if self.customer is None:
-            self.customer, self.plan = clock.new_uuid(), clock.new_uuid()
-            await self.store("customers", customer_id=self.customer, created_at=now, updated_at=now)
-            await self.store(
-                "plans",
-                plan_id=self.plan,
-                name="Basic",
-                amounts='{"EUR": 900}',
-                interval_unit="month",
-                interval_count=1,
-                created_at=now,
-                updated_at=now,
-            )
-        start = begins or anchor.replace(tzinfo=ZoneInfo(zone))
-        k = period_of(anchor, zone, unit, count, start)
-        end = period_start(anchor, zone, unit, count, k + 1)
-        subscription = clock.new_uuid()
-        row: dict[str, Any] = {
-            "subscription_id": subscription,
-            "customer_id": self.customer,
-            "status": "active",
-            "currency": "EUR",
-            "interval_unit": unit,
-            "interval_count": count,
-            "time_zone": zone,
-            "anchor_local": anchor,
-            "period_no": k,
-            "current_period_start": start,
-            "current_period_end": end,
-            "next_at": end,
-            "started_at": start,
-            "created_at": now,
-            "updated_at": now,
-        }
-        await self.store("subscriptions", **row | columns)
-        for position, (quantity, unit_amount, tax) in enumerate(items, 1):
-            await self.store(
-                "subscription_items",
-                subscription_id=subscription,
-                item_id=clock.new_uuid(),
-                position=position,
-                plan_id=self.plan,
-                description=f"Item {position}",
-                quantity=quantity,
-                unit_amount_minor=unit_amount,
-                tax=None if tax is None else msgspec.json.encode(tax).decode(),
-            )
-        return subscription
+    async def plan(self, **fields: Any) -> str:
+        """A plan: 9.00 EUR a month unless told otherwise."""
+        body = {"name": "Basic", "amounts": {"EUR": 900}, "interval": {"unit": "month"}} | fields
+        made = await self.shop.http.post("/v1/plans", json=body)
+        assert made.status_code == 201, made.text
+        return str(made.json()["id"])
 
-    async def run(self, at: datetime, **arguments: Any) -> int:
-        """Plan whatever is due at a moment."""
-        return await self.scheduler.plan(self.scope, REQUEST, at=at, **arguments)
+    async def coupon(self, **fields: Any) -> str:
+        """A coupon's code: half price once unless told otherwise."""
+        code = f"c{ids.encode('c', UUID(int=id(fields))).replace('_', '')}"
+        body = {"code": code, "name": "Half", "duration": "once"} | fields
+        if "amounts" not in body:
+            body = {"percent_bp": 5000} | body
+        made = await self.shop.http.post("/v1/coupons", json=body)
+        assert made.status_code == 201, made.text
+        return str(made.json()["code"])
 
-    async def invoices(self, subscription: UUID) -> list[asyncpg.Record]:
-        """In the order of their periods."""
-        return await self.ask("SELECT * FROM invoices WHERE subscription_id = $1 ORDER BY period_start", subscription)
+    def body(self, plan: str, **fields: Any) -> Json:
+        """Of ``POST /v1/subscriptions``, with the card and a fresh consent."""
+        whole: Json = {
+            "customer": self.customer,
+            "items": [{"plan": plan}],
+            "payment_method": self.method,
+            "mandate": {"text_version": "2026-01"},
+        } | fields
+        return {name: value for name, value in whole.items() if value is not None}
 
-    async def read(self, subscription: UUID) -> asyncpg.Record:
-        """The subscription's row."""
-        return (await self.ask("SELECT * FROM subscriptions WHERE subscription_id = $1", subscription))[0]
+    async def subscribe(self, plan: str | None = None, *, key: str | None = None, **fields: Any) -> httpx.Response:
+        """Create a subscription."""
+        return await self.shop.post("/v1/subscriptions", self.body(plan or await self.plan(), **fields), key)
 
-    async def _enter(self, connection: Any) -> None:
-        await connection.execute(
-            "SELECT set_config('app.tenant', $1, true), set_config('app.live', $2, true)",
-            str(self.scope.tenant_id),
-            "t" if self.scope.live else "f",
+    async def subscribed(self, plan: str | None = None, **fields: Any) -> Json:
+        """One that is active."""
+        answer = await self.subscribe(plan, **fields)
+        assert answer.status_code == 201, answer.text
+        made: Json = answer.json()
+        assert made["status"] == "active", made
+        return made
+
+    async def subscribed_with(self, does: Callable[[str, Any], Any]) -> Json:
+        """One that is active at a PSP that does this from now on."""
+        self.puppet.does = does
+        return await self.subscribed()
+
+    async def act(self, subscription: Json, what: str, key: str | None = None, **body: Any) -> httpx.Response:
+        """``change``, ``pause``, ``cancel`` and so on."""
+        return await self.shop.post(f"/v1/subscriptions/{subscription['id']}/{what}", body, key)
+
+    async def get(self, subscription: Json) -> Json:
+        answer = await self.shop.http.get(f"/v1/subscriptions/{subscription['id']}")
+        assert answer.status_code == 200, answer.text
+        found: Json = answer.json()
+        return found
+
+    async def rows(self, sql: str, subscription: Json) -> list[Json]:
+        """What the database says: ``$1`` is the subscription's id."""
+        return [dict(row) for row in await self._superuser.fetch(sql, ids.decode("sub", subscription["id"]))]
+
+    async def invoices(self, subscription: Json) -> list[Json]:
+        return await self.rows(
+            "SELECT * FROM invoices WHERE subscription_id = $1 ORDER BY created_at, invoice_id", subscription
         )
+
+    async def lines(self, subscription: Json) -> list[Json]:
+        return await self.rows(
+            "SELECT l.*, i.reason FROM invoice_lines l JOIN invoices i USING (tenant_id, live, invoice_id)"
+            " WHERE i.subscription_id = $1 ORDER BY i.created_at, i.invoice_id, l.position",
+            subscription,
+        )
+
+    async def events(self, subscription: Json) -> list[str]:
+        rows = await self.rows("SELECT type FROM journal WHERE subject_id = $1 ORDER BY sequence, at", subscription)
+        return [row["type"] for row in rows]
+
+    async def shift(self, subscription: Json, by: str) -> None:
+        """As if it had begun that much earlier."""
+        await self._superuser.execute(
+            "UPDATE subscriptions SET anchor_local = anchor_local - $2::text::interval, current_period_start ="
+            " current_period_start - $2::text::interval, current_period_end = current_period_end - $2::text::interval,"
+            " next_at = next_at - $2::text::interval WHERE subscription_id = $1",
+            ids.decode("sub", subscription["id"]),
+            by,
+        )
+
+    async def run(self, sql: str, *values: Any) -> None:
+        """Change rows as nobody may."""
+        await self._superuser.execute(sql, *values)
+
+
+def decline(*_: Any) -> Any:
+    """The bank says no."""
+    return Declined(code="do_not_honor", raw_code="05")
+
+
+def challenge(_: str, request: Any) -> Any:
+    """The bank wants to see the customer."""
+    return ActionRequired(psp_ref=f"ref-{request.operation_id}", action=RedirectAction("https://bank.test/"))
 
 
 @pytest.fixture
-async def register(db: Database, settings: Settings, merchant: Merchant) -> Register:
-    """A register of a new merchant."""
-    return Register(db, settings, merchant.caller.scope)
+def puppet() -> Any:
+    made = Puppet()
+    yield made
+    del Puppet.strings[made.name]
+
+
+@pytest.fixture(scope="session")
+async def subscription_stage(
+    urls: Urls, settings: Settings, master: MasterKey
+) -> AsyncIterator[Callable[[str], httpx.AsyncClient]]:
+    """A gateway that knows ``PuppetPsp`` and waits for it; leases are short."""
+    quick = with_payments(settings, wait_budget_s=60, lease_s=30)
+    async with gateway(urls.app, quick, master, with_puppets(settings)) as clients:
+        yield clients
+
+
+@pytest.fixture
+async def sales(
+    subscription_stage: Callable[[str], httpx.AsyncClient],
+    merchant: Merchant,
+    puppet: Puppet,
+    settings: Settings,
+    sandboxes: None,
+    superuser: asyncpg.Connection[asyncpg.Record],
+) -> Sales:
+    """A fresh merchant at the puppet."""
+    shop = Shop(subscription_stage(merchant.key), settings.plugin["psp-sandbox"]["url"])
+    await shop.add_account("puppet", 1, psp="puppet", config={"name": puppet.name})
+    return await Sales(shop, puppet, superuser, merchant).open()

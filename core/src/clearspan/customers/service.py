@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 from uuid import UUID
@@ -54,6 +54,10 @@ class CardVaults(Protocol):
         ...
 
 
+Ending = Callable[[AsyncSession, Caller, UUID], Awaitable[None]]
+"""Called in the transaction that deletes a customer, before anything is locked but the customer."""
+
+
 class CustomerFilters(msgspec.Struct, frozen=True, kw_only=True):
     """What customers are searched by; all must hold. Times are aware."""
 
@@ -70,6 +74,7 @@ class Customers:
         self._db = db
         self._tenants = tenants
         self._vaults = vaults
+        self.before_deletion: list[Ending] = []
 
     # -- customers --------------------------------------------------------------------------------------------------
 
@@ -193,6 +198,9 @@ class Customers:
         async with self._db.begin(caller.scope) as session:
             customer = await CustomerRows(session).hold(caller.scope, customer_id)
             if customer.deleted_at is None:
+                # What rests on the customer ends first: payments are locked before payment methods and mandates.
+                for end in self.before_deletion:
+                    await end(session, caller, customer_id)
                 now = clock.now()
                 await session.delete(await PiiRows(session).require(caller.scope, customer_id))
                 mandates = MandateRows(session)

@@ -24,6 +24,9 @@ SUBJECTS = {
     "payment_method": "pm",
     "mandate": "man",
     "test_clock": "tc",
+    "plan": "plan",
+    "coupon": "cpn",
+    "subscription": "sub",
     "psp_account": "acct",
     "webhook": "whi",
     "api_key": "key",
@@ -39,14 +42,14 @@ _REFERENCES = {
     "refund_id": "re",
     "operation_id": "op",
     "dispute_id": "dp",
+    "subscription_id": "sub",
+    "invoice_id": "inv",
+    "mandate_id": "man",
     "psp_account_id": "acct",
     "customer_id": "cus",
     "payment_method_id": "pm",
-    "mandate_id": "man",
     "key_id": "key",
     "tenant_id": "ten",
-    "invoice_id": "inv",
-    "subscription_id": "sub",
 }
 """Keys of ``data`` that hold the id of something else."""
 

@@ -119,3 +119,26 @@ class InvoiceCharge(msgspec.Struct, frozen=True, kw_only=True):
     rebill: dict[str, Any] | None = None
     description: str | None = None
     return_url: str | None = None
+
+
+class Verification(msgspec.Struct, frozen=True, kw_only=True):
+    """A payment of nothing by which a customer who is present confirms a mandate.
+
+    Attributes:
+        payment_id, operation_id: pure functions of what it is for, so that there is one.
+        currency: of the zero.
+        customer_id, payment_method_id, mandate_id: whose, what, and what its success activates.
+        psp_account_id: where; ``None`` for routing.
+        clock_at: the time of the customer's test clock, when there is one.
+        return_url: where the payer comes back to after an action.
+    """
+
+    payment_id: UUID
+    operation_id: UUID
+    currency: str
+    customer_id: UUID
+    payment_method_id: UUID
+    mandate_id: UUID
+    psp_account_id: UUID | None = None
+    clock_at: datetime | None = None
+    return_url: str | None = None

@@ -40,7 +40,7 @@ from clearspan.payments.models import (
 )
 from clearspan.payments.news import PAYMENT_LABEL, Told
 from clearspan.payments.recovery import NextStep
-from clearspan.payments.rows import Details, InvoiceCharge, Kept, MandateRow, Opened, Settled, Stale
+from clearspan.payments.rows import Details, InvoiceCharge, Kept, MandateRow, Opened, Settled, Stale, Verification
 from clearspan.payments.schemas import (
     AuditOut,
     DecisionCreate,
@@ -483,16 +483,71 @@ class Payments:
                 "expires_at": now + timedelta(days=_INVOICE_OPEN_D),
             }
         opened = await self._open(caller, "operation_open" if charge.opened else "payment_open", document)
+        return await self._send_within_budget(caller, opened, self._send)
+
+    async def verify(self, caller: Caller, verification: Verification) -> Details:
+        """Authorise nothing with the customer present, so that his bank may ask him: its success activates the mandate.
+
+        Returns:
+            as ``collect``.
+
+        Raises:
+            NoRoute, and the refusals of ``errors``: nothing was sent.
+        """
+        now = clock.now()
+        wanted = None if verification.psp_account_id is None else ids.encode("acct", verification.psp_account_id)
+        choice = await self._choose(caller.scope, verification.currency, "manual", wanted)
+        document = self._document(caller, None, now) | {
+            "operation": self._lease_fields(now)
+            | {
+                "operation_id": verification.operation_id,
+                "psp_key": ids.psp_key(verification.operation_id, 0, KEY_LENGTH),
+                "want": "charge",
+                "psp_account_id": choice.candidate.account_id,
+                "routing": choice.reason,
+                "mandate_id": verification.mandate_id,
+                "merchant_initiated": False,
+                "clock_at": verification.clock_at,
+            },
+            "caps": caps.at(now),
+            "payment": {
+                "payment_id": verification.payment_id,
+                "mandate_id": verification.mandate_id,
+                "amount_minor": 0,
+                "currency": verification.currency,
+                "capture_method": "manual",
+                "customer_present": True,
+                "customer_id": verification.customer_id,
+                "payment_method_id": verification.payment_method_id,
+                "return_url": verification.return_url,
+                "metadata": {},
+                "expires_at": now + timedelta(hours=self._settings.payments.intent_ttl_h),
+            },
+        }
+        return await self._send_within_budget(caller, await self._open(caller, "payment_open", document), self._send)
+
+    async def resume_charge(self, caller: Caller, payment_id: UUID, operation_id: UUID) -> Details:
+        """Go on with a charge of ``collect`` or ``verify`` whose caller died: look it up, else send it again under its key.
+
+        Raises:
+            InProgress: another one is at it.
+        """
+        opened = await self._lease(caller, clock.now(), payment_id, operation_id, "resume", None)
+        return await self._send_within_budget(caller, opened, self._look_up_or_repeat)
+
+    async def _send_within_budget(
+        self, caller: Caller, opened: Opened, send: Callable[[Caller, Opened], Awaitable[Observation]]
+    ) -> Details:
+        async def send_and_store() -> None:
+            await self.settle(caller, opened, await send(caller, opened))
+
         assert opened.payment is not None
         if opened.sending is not None:
-            task = asyncio.create_task(self._send_and_store(caller, opened))
+            task = asyncio.create_task(send_and_store())
             self._under_way.add(task)
             task.add_done_callback(self._finished)
             await asyncio.wait({task}, timeout=self._settings.payments.wait_budget_s)
         return await self._find(caller.scope, opened.payment.payment_id)
-
-    async def _send_and_store(self, caller: Caller, opened: Opened) -> None:
-        await self.settle(caller, opened, await self._send(caller, opened))
 
     async def expire_stale(self, scope: Scope, request_id: str, most: int) -> int:
         """Close intents whose time is over; one that waits for the payer is looked up and given up at the PSP first.

@@ -183,6 +183,81 @@ async def once(
         return answer
 
 
+class Claim(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of a key: the answer that it got, or what an earlier request with it was working on."""
+
+    replay: Answer | None = None
+    resume: UUID | None = None
+
+
+async def claim(
+    session: AsyncSession, scope: Scope, key: IdempotencyKey, subject_id: UUID, lease_until: datetime
+) -> Claim | None:
+    """Claim a key in the transaction of work whose answer comes later (``finish``), after a call to the outside.
+
+    Args:
+        session: of the work.
+        scope, key: whose and which.
+        subject_id: what the work makes or changes; whoever repeats the request after a crash goes on with it.
+        lease_until: until then a repetition is told to wait.
+
+    Returns:
+        ``None`` to start afresh.
+
+    Raises:
+        KeyReused, KeyExpired, KeyInFlight: as the contract says.
+    """
+    now = clock.now()
+    place = {"tenant": scope.tenant_id, "live": scope.live, "key": bytes.fromhex(key.key_hash)}
+    mine = {"token": clock.new_uuid(), "until": lease_until}
+    claimed = await session.execute(
+        text(
+            "INSERT INTO idempotency_keys (tenant_id, live, key_hash, request_hash, state, lease_token, lease_until, subject_id,"
+            " created_at) VALUES (:tenant, :live, :key, :request, 'in_flight', :token, :until, :subject, :now)"
+            " ON CONFLICT DO NOTHING RETURNING 1"
+        ),
+        place | mine | {"request": bytes.fromhex(key.request_hash), "subject": subject_id, "now": now},
+    )
+    if claimed.first() is not None:
+        return None
+    row = (
+        await session.execute(
+            text(
+                "SELECT request_hash, state, status_code, body, lease_until, subject_id FROM idempotency_keys"
+                " WHERE tenant_id = :tenant AND live = :live AND key_hash = :key FOR UPDATE"
+            ),
+            place,
+        )
+    ).one()
+    if row.state == "in_flight" and row.lease_until <= now and bytes(row.request_hash).hex() == key.request_hash:
+        await session.execute(
+            text(
+                "UPDATE idempotency_keys SET lease_token = :token, lease_until = :until"
+                " WHERE tenant_id = :tenant AND live = :live AND key_hash = :key"
+            ),
+            place | mine,
+        )
+        return Claim(resume=row.subject_id)
+    return Claim(replay=_repeat(row, key))
+
+
+async def finish(db: Database, scope: Scope, key: IdempotencyKey, answer: Answer) -> Answer:
+    """Keep the answer of claimed work; should one be kept already, that one is given."""
+    document = {
+        "tenant_id": scope.tenant_id,
+        "live": scope.live,
+        "key_hash": key.key_hash,
+        "answer": {"status": answer.status, "body": answer.body.decode()},
+    }
+    kept = msgspec.json.decode(await db.call("idempotency_finish", document), type=_Kept)
+    return Answer(kept.status, kept.body.encode())
+
+
+class _Kept(msgspec.Struct, frozen=True):
+    status: int
+    body: str
+
+
 def _repeat(row: Any, key: IdempotencyKey) -> Answer:
     if bytes(row.request_hash).hex() != key.request_hash:
         raise KeyReused

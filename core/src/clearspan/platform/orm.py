@@ -84,7 +84,8 @@ class Repository(SQLAlchemyAsyncRepository[T]):
     async def find(self, scope: Scope, row_id: UUID, *, lock: bool = False) -> T | None:
         """One row, locked until the end of the transaction when asked."""
         statement = select(self.model_type).where(*self.of(scope), self.model_type.id == row_id)
-        return await self.session.scalar(statement.with_for_update() if lock else statement)
+        # Keys never change: rows that refer to a locked one may be written meanwhile.
+        return await self.session.scalar(statement.with_for_update(key_share=True) if lock else statement)
 
     async def require(self, scope: Scope, row_id: UUID, *, lock: bool = False) -> T:
         """The same.

@@ -132,8 +132,95 @@ def taxed(net_minor: int, tax: Tax | None) -> int:
     return rounded(Fraction(net_minor * tax.rate_bp, 10_000 + (tax.rate_bp if tax.inclusive else 0)))
 
 
+def wall_anchor(
+    start: datetime, zone: str, unit: Unit, count: int, day: int | None = None, month: int | None = None
+) -> datetime:
+    """The naive wall time from which periods are counted, at the time of day of the start.
+
+    Without a day it is the start itself. With one, periods begin on that day of the month: the first one on or after the
+    start, in the named month if there is one. It may lie before the start (the 31st in the latest month that has one).
+
+    Args:
+        start: aware.
+        zone: IANA name.
+        unit, count: a period is so long; ``day`` and ``month`` go with months and years.
+        day: 1..31; in shorter months the last one.
+        month: 1..12.
+
+    Raises:
+        ValueError: no calendar has that day in that month.
+    """
+    local = start.astimezone(ZoneInfo(zone)).replace(tzinfo=None)
+    if day is None:
+        return local
+    if month is not None and day > (29 if month == 2 else calendar.monthrange(2027, month)[1]):
+        raise ValueError(f"there is no day {day} in month {month}")
+    step = count * (12 if unit == "year" else 1)
+
+    def on(months: int) -> tuple[datetime, bool]:
+        last = calendar.monthrange(months // 12, months % 12 + 1)[1]
+        return local.replace(year=months // 12, month=months % 12 + 1, day=min(day, last)), day <= last
+
+    first = local.year * 12 + local.month - 1
+    while (month is not None and first % 12 + 1 != month) or on(first)[0] < local:
+        first += 1
+    # Counted from a month that has the day, so that the others are cut and this one is not.
+    for _ in range(12 if month is None else 1):
+        back = next((found for k in range(13) for found, whole in [on(first - k * step)] if whole), None)
+        if back is not None:
+            return back
+        first += 1
+    return on(first)[0]
+
+
+def net_of(lines: Sequence[Priced], discount: Discount | None) -> list[Priced]:
+    """The lines after their share of a discount."""
+    made = totals(lines, discount, 0).lines
+    return [
+        Priced(amount_minor=line.amount_minor - share.discount_minor, tax=line.tax)
+        for line, share in zip(lines, made, strict=True)
+    ]
+
+
+class Share(msgspec.Struct, frozen=True, kw_only=True):
+    """A part of a period: ``part`` of ``whole``."""
+
+    part: timedelta
+    whole: timedelta
+
+    def of(self, line: Priced) -> Priced:
+        """The line's share."""
+        return Priced(amount_minor=prorated(line.amount_minor, self.part, self.whole), tax=line.tax)
+
+
+WHOLE = Share(part=timedelta(1), whole=timedelta(1))
+
+
+def exchanged(
+    old: Sequence[Priced],
+    old_discount: Discount | None,
+    unused: Share,
+    new: Sequence[Priced],
+    new_discount: Discount | None,
+    rest: Share,
+) -> list[Priced]:
+    """What changing items in the middle of a period is billed: the unused share of the old ones back, then the new ones' share.
+
+    Amounts are those of whole periods. What is given back is what was paid, so both sides are taken after their discount; a
+    change and its reversal at the same moment add up to nothing.
+    """
+    back = [unused.of(line) for line in net_of(old, old_discount)]
+    return [
+        *(Priced(amount_minor=-line.amount_minor, tax=line.tax) for line in back),
+        *(rest.of(line) for line in net_of(new, new_discount)),
+    ]
+
+
 def totals(lines: Sequence[Priced], discount: Discount | None, credit_minor: int) -> Totals:
-    """What an invoice over these lines (none negative) asks for."""
+    """What an invoice over these lines asks for.
+
+    Lines of a change may be negative and then have no discount; a negative total is what is owed to the customer.
+    """
     whole = sum(line.amount_minor for line in lines)
     made: list[Line] = []
     upto = 0
@@ -152,7 +239,7 @@ def totals(lines: Sequence[Priced], discount: Discount | None, credit_minor: int
     discounted = sum(line.discount_minor for line in made)
     tax_added = sum(line.tax_added_minor for line in made)
     total = whole - discounted + tax_added
-    credit = min(credit_minor, total)
+    credit = min(credit_minor, max(total, 0))
     return Totals(
         lines=tuple(made),
         subtotal_minor=whole,

@@ -1,5 +1,8 @@
 -- Plans, coupons, subscriptions and their invoices. The shapes of 0001 hold.
 
+-- What a request without a payment works on, so that a repetition after a crash goes on with it.
+ALTER TABLE idempotency_keys ADD COLUMN subject_id uuid;
+
 -- How a tenant bills: one row per tenant and mode, made when it is first needed.
 CREATE TABLE billing_settings (
     tenant_id          uuid        NOT NULL REFERENCES tenants,
@@ -182,10 +185,10 @@ CREATE TABLE invoices (
     currency          text        NOT NULL,
     period_start      timestamptz NOT NULL,
     period_end        timestamptz NOT NULL,
-    subtotal_minor    bigint      NOT NULL CHECK (subtotal_minor >= 0),
+    subtotal_minor    bigint      NOT NULL,
     discount_minor    bigint      NOT NULL DEFAULT 0 CHECK (discount_minor >= 0),
-    tax_minor         bigint      NOT NULL DEFAULT 0 CHECK (tax_minor >= 0), -- all of it; tax_added_minor is the part that comes on top
-    tax_added_minor   bigint      NOT NULL DEFAULT 0 CHECK (tax_added_minor >= 0),
+    tax_minor         bigint      NOT NULL DEFAULT 0, -- all of it; tax_added_minor is the part that comes on top
+    tax_added_minor   bigint      NOT NULL DEFAULT 0,
     total_minor       bigint      NOT NULL CHECK (total_minor >= 0),
     credit_used_minor bigint      NOT NULL DEFAULT 0 CHECK (credit_used_minor >= 0),
     due_minor         bigint      NOT NULL CHECK (due_minor >= 0),
@@ -208,6 +211,8 @@ CREATE TABLE invoices (
     FOREIGN KEY (tenant_id, live, subscription_id) REFERENCES subscriptions,
     FOREIGN KEY (tenant_id, live, payment_id) REFERENCES payment_intents,
     FOREIGN KEY (tenant_id, live, test_clock_id) REFERENCES test_clocks,
+    -- Where plans of different taxes change places, one part of what is given back may be more than its counterpart.
+    CHECK (reason = 'change' OR (subtotal_minor >= 0 AND tax_minor >= 0 AND tax_added_minor >= 0)),
     CHECK (total_minor = subtotal_minor - discount_minor + tax_added_minor),
     CHECK (due_minor = total_minor - credit_used_minor),
     CHECK (credited_minor <= total_minor),

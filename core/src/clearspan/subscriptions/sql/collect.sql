@@ -117,8 +117,9 @@ BEGIN
         END IF;
     END IF;
     IF s.status <> before THEN
-        PERFORM journal_write_{{v}}(p, id_at_{{v}}(moment, s.subscription_id || ' ' || s.sequence), 'subscription.'
-            || CASE WHEN before = 'incomplete' THEN 'activated' WHEN s.status = 'past_due' THEN 'past_due' ELSE 'recovered' END,
+        PERFORM journal_write_{{v}}(p, id_at_{{v}}(moment, s.subscription_id || ' ' || s.sequence),
+            CASE WHEN before = 'incomplete' THEN 'subscription.activated' WHEN s.status = 'past_due' THEN 'subscription.past_due'
+                 ELSE 'subscription.recovered' END,
             'subscription', s.subscription_id, s.sequence, s.customer_id,
             jsonb_build_object('status_before', before, 'status', s.status, 'invoice_id', i.invoice_id));
     END IF;
@@ -167,6 +168,7 @@ BEGIN
             PERFORM journal_write_{{v}}(p, id_at_{{v}}(moment, 'active ' || m.mandate_id || ' ' || m.sequence), 'mandate.activated', 'mandate', m.mandate_id,
                 m.sequence, m.customer_id, jsonb_build_object('status_before', before, 'status', m.status,
                 'payment_id', pay.payment_id, 'authenticated', challenged));
+            PERFORM subscriptions_verified_{{v}}(p, m, at_);
         ELSE
             PERFORM journal_write_{{v}}(p, id_at_{{v}}(moment, 'unauthenticated ' || m.mandate_id || op.operation_id),
                 'mandate.not_activated', 'mandate', m.mandate_id, m.sequence, m.customer_id,

@@ -39,8 +39,8 @@ BEGIN
     WHERE tenant_id = s.tenant_id AND live = s.live AND subscription_id = s.subscription_id AND state = 'queued'
       AND kind IN ('reminder', 'payment_failed', 'action_needed', 'card_expiring', 'trial_ending', 'pre_debit');
     PERFORM journal_write_{{v}}(p, id_at_{{v}}((p->>'now')::timestamptz, s.subscription_id || ' ' || s.sequence),
-        'subscription.' || CASE after WHEN 'canceled' THEN 'canceled' ELSE after END, 'subscription', s.subscription_id, s.sequence,
-        s.customer_id, jsonb_strip_nulls(jsonb_build_object('status_before', before, 'status', s.status, 'reason', because, 'at', at)));
+        CASE after WHEN 'canceled' THEN 'subscription.canceled' ELSE 'subscription.incomplete_expired' END, 'subscription',
+        s.subscription_id, s.sequence, s.customer_id, jsonb_strip_nulls(jsonb_build_object('status_before', before, 'status', s.status, 'reason', because, 'at', at)));
     RETURN s;
 END $$;
 
@@ -70,6 +70,7 @@ END $$;
 -- Returns {"planned": invoices made, "handled": subscriptions moved on; 0 means that nothing is due}.
 CREATE OR REPLACE FUNCTION subscriptions_plan_{{v}}(p jsonb) RETURNS jsonb LANGUAGE plpgsql
     SET plan_cache_mode = force_custom_plan AS $$ -- a plan that knows how large the batch is
+#variable_conflict use_column
 DECLARE
     tenant uuid := (p->>'tenant_id')::uuid;
     is_live boolean := (p->>'live')::boolean;
@@ -129,7 +130,13 @@ BEGIN
             SELECT tenant, is_live, sub.subscription_id, (i->>'item_id')::uuid, n, (i->>'plan_id')::uuid, i->>'description',
                    (i->>'quantity')::integer, (i->>'unit_amount_minor')::bigint, NULLIF(i->'tax', 'null')
             FROM jsonb_array_elements(sub.pending_change->'items') WITH ORDINALITY AS t(i, n);
-            UPDATE subscriptions SET pending_change = NULL, sequence = sequence + 1, updated_at = moment
+            -- Another interval begins its own count of periods here, with the plain renewal below.
+            UPDATE subscriptions SET pending_change = NULL, sequence = sequence + 1, updated_at = moment,
+                interval_unit = COALESCE(sub.pending_change->>'interval_unit', interval_unit),
+                interval_count = COALESCE((sub.pending_change->>'interval_count')::integer, interval_count),
+                anchor_local = CASE WHEN sub.pending_change ? 'interval_unit' THEN current_period_end AT TIME ZONE time_zone
+                                    ELSE anchor_local END,
+                period_no = CASE WHEN sub.pending_change ? 'interval_unit' THEN -1 ELSE period_no END
             WHERE tenant_id = tenant AND live = is_live AND subscription_id = sub.subscription_id RETURNING * INTO sub;
             PERFORM journal_write_{{v}}(p, id_at_{{v}}(moment, sub.subscription_id || ' ' || sub.sequence), 'subscription.changed',
                 'subscription', sub.subscription_id, sub.sequence, sub.customer_id, jsonb_build_object('status', sub.status));

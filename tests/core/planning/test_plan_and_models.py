@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from tests.core.subscriptions.conftest import Register
+from tests.core.planning.conftest import Register
 
 from clearspan.platform import clock, sqlbundle
 from clearspan.subscriptions.models import Discount, Priced, Tax, period_of, period_start, totals
