@@ -24,7 +24,7 @@ from clearspan.platform.problems import InvalidRequest
 from clearspan.platform.replies import problems, reply
 from clearspan.rebills.desk import Rebills
 from clearspan.rebills.dunning import DunningPlans
-from clearspan.rebills.errors import DunningPlanNotFound, InvoiceNotHeld, RebillNotFound, RebillNotOpen
+from clearspan.rebills.errors import InvoiceNotHeld, RebillNotFound, RebillNotOpen
 from clearspan.rebills.schemas import (
     DunningPlanCreate,
     DunningPlanList,
@@ -36,6 +36,7 @@ from clearspan.rebills.schemas import (
     RecoveryOut,
     State,
 )
+from clearspan.subscriptions.errors import DunningPlanMissing
 
 Limit = Annotated[int, QueryParameter(ge=1, le=100, description="Rows per page.")]
 Cursor = Annotated[str | None, QueryParameter(max_length=200, description="next_cursor of the page before.")]
@@ -58,7 +59,7 @@ class DunningPlanController(Controller):
         """Make a dunning plan: when failed charges are tried again, who is told when, and how it ends."""
         return reply(await dunning_plans.create(caller, key, data))
 
-    @post("/{dunning_plan_id:str}/versions", opt={"scope": "dunning:write"}, responses=problems(DunningPlanNotFound))
+    @post("/{dunning_plan_id:str}/versions", opt={"scope": "dunning:write"}, responses=problems(DunningPlanMissing))
     async def add_version(
         self,
         dunning_plan_id: FromPath[str],
@@ -81,7 +82,7 @@ class DunningPlanController(Controller):
         """Dunning plans, each in its newest version; the one that comes with Clearspan has no id and is the last."""
         return await dunning_plans.list(caller.scope, limit, cursor)
 
-    @get("/{dunning_plan_id:str}", opt={"scope": "dunning:read"}, responses=problems(DunningPlanNotFound))
+    @get("/{dunning_plan_id:str}", opt={"scope": "dunning:read"}, responses=problems(DunningPlanMissing))
     async def retrieve(
         self,
         dunning_plan_id: FromPath[str],

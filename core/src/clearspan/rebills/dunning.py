@@ -18,7 +18,6 @@ from clearspan.platform.idempotency import Answer, IdempotencyKey, once
 from clearspan.platform.orm import read_cursor, write_cursor
 from clearspan.platform.problems import InvalidRequest
 from clearspan.rebills import plans
-from clearspan.rebills.errors import DunningPlanNotFound
 from clearspan.rebills.plans import DunningPlan
 from clearspan.rebills.schemas import (
     DunningPlanCreate,
@@ -27,6 +26,7 @@ from clearspan.rebills.schemas import (
     DunningPlanVersion,
     built_in,
 )
+from clearspan.subscriptions.errors import DunningPlanMissing
 
 _COLUMNS = "dunning_plan_id, version, name, plan, created_at, created_by"
 _OF = "tenant_id = :tenant AND live = :live"
@@ -58,7 +58,7 @@ class DunningPlans:
         """Make the next version. Invoices whose first decision is made go by the version of that day.
 
         Raises:
-            DunningPlanNotFound; InvalidRequest: the plan contradicts itself; and as ``once``.
+            DunningPlanMissing; InvalidRequest: the plan contradicts itself; and as ``once``.
         """
         _check(body.plan)
 
@@ -77,7 +77,7 @@ class DunningPlans:
         """One version of a plan, the newest by default.
 
         Raises:
-            DunningPlanNotFound.
+            DunningPlanMissing.
         """
         async with self._db.begin(scope) as session:
             return _out(await _newest(session, scope, plan_id, version), live=scope.live)
@@ -112,7 +112,7 @@ async def _newest(session: AsyncSession, scope: Scope, plan_id: UUID, version: i
     )
     row = (await session.execute(text(statement), _place(scope) | {"plan": plan_id, "version": version})).first()
     if row is None:
-        raise DunningPlanNotFound
+        raise DunningPlanMissing
     return row
 
 

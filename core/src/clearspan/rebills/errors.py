@@ -30,12 +30,3 @@ class InvoiceNotHeld(DomainError):
     status = 409
     title = "The invoice is not held"
     advice = "Only an open invoice with collection = held can be released; others are collected by themselves."
-
-
-class DunningPlanNotFound(DomainError):
-    """No plan with this id in this tenant and mode."""
-
-    code = "dunning_plan_not_found"
-    status = 404
-    title = "No such dunning plan"
-    advice = "Check the id, and that the key is of the same tenant and mode (test or live)."
