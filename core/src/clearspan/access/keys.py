@@ -28,6 +28,8 @@ SCOPES = {
     "payments:decide": "Decide what became of an operation that nobody could find out, and release a surplus.",
     "customers:read": "Read customers and payment methods.",
     "customers:write": "Create and change customers and payment methods.",
+    "invoices:read": "Read invoices, credit notes, their documents and what was mailed.",
+    "invoices:write": "Make, open, send and void invoices, and credit them.",
     "events:read": "Read the event feed and the live stream.",
     "audit:read": "Read the audit trail.",
     "ledger:read": "Read balances and entries of the ledger.",

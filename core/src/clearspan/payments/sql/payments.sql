@@ -234,7 +234,7 @@ RETURNS operations LANGUAGE sql AS $$
         COALESCE(o->'routing', '{}'), (o->>'lease_token')::uuid, (o->>'lease_until')::timestamptz,
         (o->>'lease_until')::timestamptz, (p->>'now')::timestamptz, (p->>'now')::timestamptz, (p->>'now')::timestamptz,
         parent IS NULL AND COALESCE((o->>'merchant_initiated')::boolean, NOT payment.customer_present),
-        CASE WHEN parent IS NULL THEN COALESCE((o->>'mandate_id')::uuid, payment.mandate_id) END, (o->>'clock_at')::timestamptz
+        CASE WHEN parent IS NULL THEN CASE WHEN o ? 'mandate_id' THEN (o->>'mandate_id')::uuid ELSE payment.mandate_id END END, (o->>'clock_at')::timestamptz
     FROM (SELECT p->'operation' AS o) AS given
     RETURNING *;
 $$;
