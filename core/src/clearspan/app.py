@@ -34,6 +34,10 @@ from clearspan.psps.service import PspAccounts
 from clearspan.psps.webhooks import PspWebhooks
 from clearspan.routes import handlers, openapi, summarise
 from clearspan.settings import Settings
+from clearspan.subscriptions.documents import Documents
+from clearspan.subscriptions.invoices import Invoices
+from clearspan.subscriptions.pay import PayPage
+from clearspan.subscriptions.pay_links import PayLinks
 from clearspan.subscriptions.schedule import Scheduler
 from clearspan.tenants.service import Tenants
 from clearspan.vaults.service import Vaults
@@ -69,6 +73,19 @@ class Gateway:
         )
         self.payments = Payments(self.db, self.psps, master.installation, settings, self.metrics)
         self.scheduler = Scheduler(self.db, settings)
+        links = PayLinks(master.derive("pay-link"), settings.server.public_url)
+        self.invoices = Invoices(self.db, self.payments, links)
+        self.documents = Documents(self.db, self.tenants, self.customers, self.invoices)
+        self.pay_page = PayPage(
+            self.db,
+            master.installation,
+            links,
+            self.invoices,
+            self.documents,
+            self.customers,
+            self.payments,
+            self.vaults,
+        )
         self.inbox = Inbox(self.db, self.payments, settings)
         self.psp_webhooks = PspWebhooks(self.db, self.tenants, self.psps, settings.psps, self.metrics)
         self.psp_webhooks.wake = self.inbox.wake
@@ -91,6 +108,8 @@ class Gateway:
             "dispute": self.payments.render_disputes,
             "customer": self.customers.render_many,
             "payment_method": self.customers.render_methods,
+            "invoice": self.invoices.render_many,
+            "credit_note": self.invoices.render_credit_notes,
         }
 
     async def open(self) -> None:
@@ -180,6 +199,9 @@ def litestar_app(gateway: Gateway) -> Litestar:
 SERVICES = (
     "payments",
     "customers",
+    "invoices",
+    "documents",
+    "pay_page",
     "tenants",
     "api_keys",
     "psps",

@@ -20,6 +20,8 @@ from clearspan.platform.pages import DocsController, HealthController
 from clearspan.platform.plugins import Plugins
 from clearspan.psps.controller import PspAccountController
 from clearspan.psps.inbox_controller import PspWebhookController, WebhookController
+from clearspan.subscriptions.invoices_controller import CreditNoteController, InvoiceController
+from clearspan.subscriptions.pay_controller import PayController
 from clearspan.tenants.controller import TenantController
 from clearspan.vaults.controller import CaptureSessionController
 from clearspan.webhooks.controller import WebhookDeliveryController, WebhookEndpointController
@@ -31,6 +33,8 @@ V1 = (
     CustomerController,
     PaymentMethodController,
     CaptureSessionController,
+    InvoiceController,
+    CreditNoteController,
     PspAccountController,
     PspWebhookController,
     EventController,
@@ -45,7 +49,8 @@ V1 = (
 
 def handlers(plugins: Plugins) -> list[Any]:
     """Our own routes and those of plugins."""
-    own: list[Any] = [Router(path="/v1", route_handlers=list(V1)), WebhookController, HealthController, DocsController]
+    own: list[Any] = [Router(path="/v1", route_handlers=list(V1)), WebhookController, PayController]
+    own += [HealthController, DocsController]
     return own + [Router(path=routes.path, route_handlers=list(routes.handlers)) for routes in plugins.routes]
 
 
@@ -76,6 +81,7 @@ def openapi() -> OpenAPIConfig:
         tags=[
             Tag(name="Payments", description="Payment intents, from creation to refund."),
             Tag(name="Customers", description="Customers and their payment methods."),
+            Tag(name="Invoices", description="What customers owe, what was taken back, and what they were sent."),
             Tag(name="Events", description="What happened: feed, live stream and audit trail."),
             Tag(name="Ledger", description="Double entry: what stands where, and how it came there."),
             Tag(name="Webhooks", description="Events sent to you: endpoints and the delivery log."),

@@ -19,6 +19,7 @@ class Customer(Scoped):
     id: Mapped[UUID] = mapped_column("customer_id", primary_key=True)
     reference: Mapped[str | None]
     metadata_: Mapped[dict[str, str]] = mapped_column("metadata")
+    language: Mapped[str | None]
     sequence: Mapped[int]
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]

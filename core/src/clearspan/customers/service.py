@@ -94,6 +94,7 @@ class Customers:
                 id=clock.new_uuid(),
                 reference=body.reference,
                 metadata_=body.metadata,
+                language=body.language,
                 sequence=1,
                 created_at=now,
                 updated_at=now,
@@ -166,6 +167,7 @@ class Customers:
                     raise CustomerDeleted
                 customer.reference = given.get("reference", customer.reference)
                 customer.metadata_ = given.get("metadata", customer.metadata_)
+                customer.language = given.get("language", customer.language)
                 person = await PiiRows(session).require(caller.scope, customer_id)
                 pii = personal.open(person)
                 if given.keys() & PERSONAL:

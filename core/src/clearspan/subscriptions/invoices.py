@@ -95,7 +95,9 @@ class Invoices:
                 )
             ).one_or_none()
             if customer is None:
-                raise NotFound("There is no such customer. Check the id, and that the key is of the same tenant and mode.")
+                raise NotFound(
+                    "There is no such customer. Check the id, and that the key is of the same tenant and mode."
+                )
             if customer.deleted_at is not None:
                 raise CustomerDeleted
             at = customer.now_at or clock.now()
@@ -176,7 +178,9 @@ class Invoices:
         async with self._db.begin(scope) as session:
             page = await InvoiceRows(session).page(scope, *conditions, limit=limit, cursor=cursor)
             data = await self._render(session, scope, page.rows)
-        return InvoiceList(object="list", data=data, has_more=page.next_cursor is not None, next_cursor=page.next_cursor)
+        return InvoiceList(
+            object="list", data=[*data], has_more=page.next_cursor is not None, next_cursor=page.next_cursor
+        )
 
     async def open(self, caller: Caller, key: IdempotencyKey | None, invoice_id: UUID) -> Answer:
         """Give a draft its number: from here on it asks for money and never changes.
@@ -215,22 +219,8 @@ class Invoices:
                 raise InvoiceWithoutDocument
             if invoice.status == "void":
                 raise InvoiceTransition(invoice_status=invoice.status)
-            await session.execute(
-                text(
-                    f"SELECT {sqlbundle.name('notice_queue')}(CAST(:p AS jsonb), 'invoice', :customer, :subscription,"
-                    f" :invoice, :dedupe, {sqlbundle.name('invoice_time')}(CAST(:p AS jsonb), i), i.test_clock_id)"
-                    " FROM invoices i WHERE i.tenant_id = :tenant AND i.live = :live AND i.invoice_id = :invoice"
-                ),
-                {
-                    "p": _json(_document(caller)),
-                    "tenant": caller.scope.tenant_id,
-                    "live": caller.scope.live,
-                    "customer": invoice.customer_id,
-                    "subscription": invoice.subscription_id,
-                    "invoice": invoice_id,
-                    "dedupe": f"invoice:{invoice_id}:{clock.new_uuid().hex}",
-                },
-            )
+            dedupe = f"invoice:{invoice_id}:{clock.new_uuid().hex}"
+            await _call(session, "invoice_send", _document(caller) | {"invoice_id": invoice_id, "dedupe": dedupe})
             return Answer(202, msgspec.json.encode(await self._shown(session, caller.scope, invoice_id)))
 
         return await once(self._db, caller.scope, key, work)
@@ -290,7 +280,10 @@ class Invoices:
             await InvoiceRows(session).require(caller.scope, invoice_id)
             await _call(session, "credit_note_write", _document(caller) | note(None))
             return Answer(
-                201, msgspec.json.encode(credit_note_out(await CreditNoteRows(session).require(caller.scope, note_id), None))
+                201,
+                msgspec.json.encode(
+                    credit_note_out(await CreditNoteRows(session).require(caller.scope, note_id), None)
+                ),
             )
 
         return await once(self._db, caller.scope, key, work)
@@ -318,7 +311,7 @@ class Invoices:
             page = await CreditNoteRows(session).page(scope, *conditions, limit=limit, cursor=cursor)
         data = await self._credit_notes(scope, page.rows)
         return CreditNoteList(
-            object="list", data=data, has_more=page.next_cursor is not None, next_cursor=page.next_cursor
+            object="list", data=[*data], has_more=page.next_cursor is not None, next_cursor=page.next_cursor
         )
 
     async def render_credit_notes(self, scope: Scope, note_ids: Sequence[UUID]) -> Mapping[UUID, dict[str, Any]]:
@@ -347,7 +340,7 @@ class Invoices:
 
     async def _render(
         self, session: AsyncSession, scope: Scope, rows: Sequence[Invoice], *, links: bool = True
-    ) -> list[InvoiceOut]:
+    ) -> Sequence[InvoiceOut]:
         lines = await InvoiceRows(session).lines(scope, [row.id for row in rows])
         notes = await CreditNoteRows(session).of_invoices(scope, [row.id for row in rows])
         refunds = await self._refunds(scope, [note for of_one in notes.values() for note in of_one])
@@ -356,7 +349,7 @@ class Invoices:
             for row in rows
         ]
 
-    async def _credit_notes(self, scope: Scope, notes: Sequence[CreditNote]) -> list[CreditNoteOut]:
+    async def _credit_notes(self, scope: Scope, notes: Sequence[CreditNote]) -> Sequence[CreditNoteOut]:
         refunds = await self._refunds(scope, notes)
         return [credit_note_out(note, refunds.get(note.refund_id) if note.refund_id else None) for note in notes]
 

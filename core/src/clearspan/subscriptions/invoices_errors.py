@@ -23,7 +23,9 @@ class InvoiceTransition(DomainError):
     code = "invoice_not_in_status"
     status = 409
     title = "The invoice's status does not allow this"
-    advice = "invoice_status says how it stands; docs/invoices.md draws what is possible from there. Nothing was changed."
+    advice = (
+        "invoice_status says how it stands; docs/invoices.md draws what is possible from there. Nothing was changed."
+    )
 
 
 class InvoiceWithoutDocument(DomainError):

@@ -41,11 +41,12 @@ BEGIN
                      ELSE own.credit_note_prefix || lpad((own.credit_note_next - 1)::text, 6, '0') END;
 END $$;
 
-CREATE OR REPLACE FUNCTION invoice_told_{{v}}(p jsonb, i invoices, what text, more jsonb DEFAULT '{}') RETURNS void LANGUAGE sql AS $$
-    SELECT journal_write_{{v}}(p, id_at_{{v}}((p->>'now')::timestamptz, what || ' ' || i.invoice_id || ' ' || i.sequence), what, 'invoice',
+CREATE OR REPLACE FUNCTION invoice_told_{{v}}(p jsonb, i invoices, what text, more jsonb DEFAULT '{}') RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM journal_write_{{v}}(p, id_at_{{v}}((p->>'now')::timestamptz, what || ' ' || i.invoice_id || ' ' || i.sequence), what, 'invoice',
         i.invoice_id, i.sequence, i.customer_id, jsonb_strip_nulls(jsonb_build_object('subscription_id', i.subscription_id,
         'number', i.number, 'status', i.status, 'amount_minor', i.due_minor, 'currency', i.currency)) || more);
-$$;
+END $$;
 
 CREATE OR REPLACE FUNCTION invoice_open_{{v}}(p jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE
@@ -61,6 +62,17 @@ BEGIN
         opened_at = at_, paid_at = CASE WHEN due_minor = 0 THEN at_ END, sequence = sequence + 1, updated_at = at_
     WHERE tenant_id = i.tenant_id AND live = i.live AND invoice_id = i.invoice_id RETURNING * INTO i;
     PERFORM invoice_told_{{v}}(p, i, CASE i.status WHEN 'paid' THEN 'invoice.paid' ELSE 'invoice.opened' END);
+    RETURN 'null';
+END $$;
+
+-- Queue the mail with the invoice.
+CREATE OR REPLACE FUNCTION invoice_send_{{v}}(p jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+    i invoices;
+BEGIN
+    SELECT (l.i).* INTO i FROM invoice_lock_{{v}}(p) AS l;
+    PERFORM notice_queue_{{v}}(p, 'invoice', i.customer_id, i.subscription_id, i.invoice_id, p->>'dedupe', invoice_time_{{v}}(p, i),
+                               i.test_clock_id);
     RETURN 'null';
 END $$;
 
