@@ -32,6 +32,8 @@ from clearspan.platform.problems import DomainError, InvalidRequest, NotFound
 from clearspan.platform.telemetry import Metrics
 from clearspan.psps.service import PspAccounts
 from clearspan.psps.webhooks import PspWebhooks
+from clearspan.rebills.mail import Mailer
+from clearspan.rebills.notices import Notices
 from clearspan.routes import handlers, openapi, summarise
 from clearspan.settings import Settings
 from clearspan.subscriptions.documents import Documents
@@ -86,6 +88,8 @@ class Gateway:
             self.payments,
             self.vaults,
         )
+        mailer = Mailer(settings.mail, settings.data_dir)
+        self.notices = Notices(self.db, self.invoices, self.documents, self.customers, mailer, settings.mail)
         self.inbox = Inbox(self.db, self.payments, settings)
         self.psp_webhooks = PspWebhooks(self.db, self.tenants, self.psps, settings.psps, self.metrics)
         self.psp_webhooks.wake = self.inbox.wake

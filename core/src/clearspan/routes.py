@@ -20,6 +20,7 @@ from clearspan.platform.pages import DocsController, HealthController
 from clearspan.platform.plugins import Plugins
 from clearspan.psps.controller import PspAccountController
 from clearspan.psps.inbox_controller import PspWebhookController, WebhookController
+from clearspan.rebills.notices_controller import NoticeController
 from clearspan.subscriptions.invoices_controller import CreditNoteController, InvoiceController
 from clearspan.subscriptions.pay_controller import PayController
 from clearspan.tenants.controller import TenantController
@@ -35,6 +36,7 @@ V1 = (
     CaptureSessionController,
     InvoiceController,
     CreditNoteController,
+    NoticeController,
     PspAccountController,
     PspWebhookController,
     EventController,

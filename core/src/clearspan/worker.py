@@ -99,6 +99,7 @@ class Jobs:
             "db": gateway.db,
             "settings": gateway.settings,
             "scheduler": gateway.scheduler,
+            "notices": gateway.notices,
         }
 
     async def run(self, name: str, arguments: Mapping[str, Any]) -> bool:

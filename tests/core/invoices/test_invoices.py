@@ -210,8 +210,11 @@ async def test_an_unknown_filter_is_refused_instead_of_finding_everything(
         {"description": "a\u0007b"},
         {"discount": 5},
     ],
-    ids=str,
-)
+    ids=[
+        "no lines", "501 lines", "10,000 characters", "negative", "no quantity", "too much", "tax above amount", "two taxes",
+        "text for a number", "no currency", "control character", "unknown field",
+    ],
+)  # fmt: skip
 async def test_bad_drafts_are_refused_and_nothing_is_made(shop: Shop, change: dict[str, Any]) -> None:
     body = {
         "customer": await customer(shop),

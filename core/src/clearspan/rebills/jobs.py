@@ -4,5 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-JOBS: dict[str, Callable[..., Awaitable[int]]] = {}
+from clearspan.rebills.notices_jobs import send_notices
+
+JOBS: dict[str, Callable[..., Awaitable[int]]] = {"send_notices": send_notices}
 """By the name that ``due_work`` gives them: collect_invoices, send_notices, advance_test_clocks."""

@@ -147,8 +147,8 @@ def _template() -> bytes:
 
 
 def clean(said: str, most: int = NAME_MAX) -> str:
-    """What people typed, fit to be printed: bounded, and without characters that are not seen."""
-    said = _UNSEEN.sub("", said)
+    """What people typed, fit to be printed on a line: bounded, and without characters that are not seen."""
+    said = _UNSEEN.sub("", re.sub(r"\s+", " ", said)).strip()
     return said if len(said) <= most else f"{said[: most - 1]}…"
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 from datetime import datetime
 from enum import Enum
-from typing import Any
 from uuid import UUID, uuid5
 
 import asyncpg
@@ -177,6 +176,9 @@ class PayPage:
         caller = system(opened.scope, "pay_page", request_id)
         try_ = hashlib.sha256(f"{opened.invoice_id}\n{vault_token}".encode()).hexdigest()
         operation_id = uuid5(self._installation, f"{opened.scope.tenant_id}\n{opened.scope.live}\npay page\n{try_}")
+        known = await self._known(caller, opened, operation_id)
+        if known is not None:
+            return known, None
         try:
             method_id = await self._method(caller, opened, vault_token, try_)
         except (VaultTokenInvalid, CustomerDeleted):
@@ -218,6 +220,15 @@ class PayPage:
             log.info("pay page: nothing to continue", code=error.code)
         payment = await self._payments.get(caller, opened.invoice.payment)
         return Outcome.DECLINED if payment.status == "requires_payment_method" else Outcome.UNDER_WAY
+
+    async def _known(self, caller: Caller, opened: Opened, operation_id: UUID) -> Outcome | None:
+        """How this very try went, when it was made before."""
+        if opened.invoice.payment is None:
+            return None
+        payment = await self._payments.get(caller, opened.invoice.payment)
+        mine = ids.encode("op", operation_id)
+        state = next((one.state for one in payment.operations or [] if one.id == mine), None)
+        return None if state is None else _said(OperationState(state))
 
     async def _method(self, caller: Caller, opened: Opened, vault_token: str, try_: str) -> UUID:
         body = PaymentMethodCreate(token=vault_token, customer=opened.invoice.customer)
@@ -282,19 +293,22 @@ class PayPage:
 
 
 def _outcome(details: Details, operation_id: UUID) -> tuple[Outcome, str | None]:
-    mine: Any = next((one for one in details.operations if one.operation_id == operation_id), None)
+    mine = next((one for one in details.operations if one.operation_id == operation_id), None)
     if mine is None:
         return Outcome.IN_DOUBT, None
-    match mine.state:
+    waits = mine.state is OperationState.REQUIRES_ACTION and mine.next_action is not None
+    return _said(mine.state), mine.next_action.get("url") if waits and mine.next_action else None
+
+
+def _said(state: OperationState) -> Outcome:
+    match state:
         case OperationState.SUCCEEDED:
-            return Outcome.PAID, None
+            return Outcome.PAID
         case OperationState.DECLINED:
-            return Outcome.DECLINED, None
+            return Outcome.DECLINED
         case OperationState.NOT_SENT | OperationState.NOT_CHARGED | OperationState.EXPIRED:
-            return Outcome.FAILED, None
-        case OperationState.REQUIRES_ACTION:
-            return Outcome.UNDER_WAY, (mine.next_action or {}).get("url")
-    return Outcome.UNDER_WAY, None
+            return Outcome.FAILED
+    return Outcome.UNDER_WAY
 
 
 def _hash(said: str) -> str:

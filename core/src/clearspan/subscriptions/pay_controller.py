@@ -204,4 +204,4 @@ def _html(language: str, status: int, **shown: Any) -> Response[str]:
         style=Markup(_STYLE),  # noqa: S704  (our own file)
         **values,
     )
-    return Response(body, status_code=status, media_type="text/html; charset=utf-8", headers=_HEADERS)
+    return Response(body, status_code=status, media_type="text/html", headers=_HEADERS)
