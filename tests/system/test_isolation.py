@@ -390,14 +390,18 @@ OBJECTS = {
     "delivery_id": "wd",
     "invoice_id": "inv",
     "dunning_plan_id": "dun",
+    "credit_note_id": "cn",
 }
 """What a parameter in a path names, with its prefix."""
 NAME_NO_OBJECT = {"/docs/static/{name}", "/openapi/{path}", "/webhooks/{token}"}
-"""Public paths with a parameter that is no id: the same for everybody, or a secret (tests/core/psps/test_receiving.py)."""
+NAME_NO_OBJECT |= {f"/pay/{{token}}{path}" for path in ("", "/card", "/return", "/pdf")}
+"""Public paths with a parameter that is no id: the same for everybody, or a secret (tests/core/psps/test_receiving.py,
+tests/core/invoices/test_pay_page.py)."""
 BODIES: dict[str, Any] = {
     "/v1/psp-webhooks/{webhook_id}/dismiss": {"reason": "a test of the PSP's"},
     "/v1/rebills/{invoice_id}/stop": {"reason": "asked by phone"},
     "/v1/dunning-plans/{dunning_plan_id}/versions": {"plan": {}},
+    "/v1/invoices/{invoice_id}/credit-notes": {"amount_minor": 1, "settled_by": "reduction", "reason": "late"},
     "/v1/payments/{payment_id}/release-surplus": {"reason": "seen on the statement"},
     "/v1/payments/{payment_id}/operations/{operation_id}/decision": {
         "outcome": "declined",
@@ -426,6 +430,11 @@ async def made_over_the_api(
     charge = {"amount_minor": 1099, "currency": "EUR", "payment_method": method, "customer": customer, "confirm": True}
     payment = await post("/v1/payments", charge)
     refund = await post(f"/v1/payments/{payment}/refunds", {"amount_minor": 99})
+    lines = [{"description": "Hour", "unit_amount_minor": 1200}]
+    invoice = await post("/v1/invoices", {"customer": customer, "currency": "EUR", "lines": lines})
+    await post(f"/v1/invoices/{invoice}/open", {})
+    note = {"amount_minor": 100, "settled_by": "reduction", "reason": "late"}
+    credit_note = await post(f"/v1/invoices/{invoice}/credit-notes", note)
     key = await post("/v1/api-keys", {"name": "second", "scopes": ["payments:read"]})
     operation = (await client.get(f"/v1/payments/{payment}")).json()["operations"][0]["id"]
     dispute = next(row for table, row in rows(scope) if table == "disputes") | {
@@ -459,6 +468,7 @@ async def made_over_the_api(
         "key_id": key,
         "endpoint_id": endpoint,
         "delivery_id": delivery,
+        "credit_note_id": credit_note,
     }
 
 
@@ -498,6 +508,7 @@ async def made_in_sql(scope: Scope, superuser: Connection) -> dict[str, str]:
         "dunning_plan_id": ids.encode("dun", found["dunning_plans.dunning_plan_id"]),
         "endpoint_id": ids.encode("we", found["webhook_endpoints.webhook_endpoint_id"]),
         "delivery_id": ids.encode("wd", found["webhook_deliveries.delivery_id"]),
+        "credit_note_id": ids.encode("cn", found["credit_notes.credit_note_id"]),
     }
 
 

@@ -36,10 +36,16 @@ from clearspan.psps.webhooks import PspWebhooks
 from clearspan.rebills.clocks import TestClocks
 from clearspan.rebills.desk import Rebills
 from clearspan.rebills.dunning import DunningPlans
+from clearspan.rebills.mail import Mailer
+from clearspan.rebills.notices import Notices
 from clearspan.rebills.service import Collector
 from clearspan.routes import handlers, openapi, summarise
 from clearspan.settings import Settings
 from clearspan.subscriptions.catalogue import Billing, Coupons, Plans
+from clearspan.subscriptions.documents import Documents
+from clearspan.subscriptions.invoices import Invoices
+from clearspan.subscriptions.pay import PayPage
+from clearspan.subscriptions.pay_links import PayLinks
 from clearspan.subscriptions.schedule import Scheduler
 from clearspan.subscriptions.service import Subscriptions
 from clearspan.tenants.service import Tenants
@@ -78,7 +84,6 @@ class Gateway:
         self.payments = Payments(self.db, self.psps, master.installation, settings, self.metrics)
         self.scheduler = Scheduler(self.db, settings)
         self.collector = Collector(self.db, self.payments, settings)
-        self.test_clocks = TestClocks(self.db, self.scheduler, collector=self.collector)
         self.rebills = Rebills(self.db)
         self.dunning_plans = DunningPlans(self.db)
         self.plans = Plans(self.db)
@@ -86,6 +91,22 @@ class Gateway:
         self.billing = Billing(self.db)
         self.subscriptions = Subscriptions(self.db, self.payments, settings)
         self.customers.before_deletion.append(self.subscriptions.end_of_customer)
+        links = PayLinks(master.derive("pay-link"), settings.server.public_url)
+        self.invoices = Invoices(self.db, self.payments, links)
+        self.documents = Documents(self.db, self.tenants, self.customers, self.invoices)
+        self.pay_page = PayPage(
+            self.db,
+            master.installation,
+            links,
+            self.invoices,
+            self.documents,
+            self.customers,
+            self.payments,
+            self.vaults,
+        )
+        mailer = Mailer(settings.mail, settings.data_dir)
+        self.notices = Notices(self.db, self.invoices, self.documents, self.customers, mailer, settings.mail)
+        self.test_clocks = TestClocks(self.db, self.scheduler, self.collector, self.notices)
         self.inbox = Inbox(self.db, self.payments, settings)
         self.psp_webhooks = PspWebhooks(self.db, self.tenants, self.psps, settings.psps, self.metrics)
         self.psp_webhooks.wake = self.inbox.wake
@@ -114,6 +135,8 @@ class Gateway:
             "plan": self.plans.render,
             "coupon": self.coupons.render,
             "subscription": self.subscriptions.render,
+            "invoice": self.invoices.render_many,
+            "credit_note": self.invoices.render_credit_notes,
         }
 
     async def open(self) -> None:
@@ -211,6 +234,9 @@ SERVICES = (
     "customers",
     "mandates",
     "test_clocks",
+    "invoices",
+    "documents",
+    "pay_page",
     "tenants",
     "api_keys",
     "psps",

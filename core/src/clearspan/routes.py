@@ -28,12 +28,15 @@ from clearspan.psps.controller import PspAccountController
 from clearspan.psps.inbox_controller import PspWebhookController, WebhookController
 from clearspan.rebills.clocks_controller import TestClockController
 from clearspan.rebills.controller import DunningPlanController, RebillController
+from clearspan.rebills.notices_controller import NoticeController
 from clearspan.subscriptions.controller import (
     BillingSettingsController,
     CouponController,
     PlanController,
     SubscriptionController,
 )
+from clearspan.subscriptions.invoices_controller import CreditNoteController, InvoiceController
+from clearspan.subscriptions.pay_controller import PayController
 from clearspan.tenants.controller import TenantController
 from clearspan.vaults.controller import CaptureSessionController
 from clearspan.webhooks.controller import WebhookDeliveryController, WebhookEndpointController
@@ -54,6 +57,9 @@ V1 = (
     CouponController,
     SubscriptionController,
     BillingSettingsController,
+    InvoiceController,
+    CreditNoteController,
+    NoticeController,
     PspAccountController,
     PspWebhookController,
     EventController,
@@ -68,7 +74,8 @@ V1 = (
 
 def handlers(plugins: Plugins) -> list[Any]:
     """Our own routes and those of plugins."""
-    own: list[Any] = [Router(path="/v1", route_handlers=list(V1)), WebhookController, HealthController, DocsController]
+    own: list[Any] = [Router(path="/v1", route_handlers=list(V1)), WebhookController, PayController]
+    own += [HealthController, DocsController]
     return own + [Router(path=routes.path, route_handlers=list(routes.handlers)) for routes in plugins.routes]
 
 
@@ -103,6 +110,7 @@ def openapi() -> OpenAPIConfig:
             Tag(name="Test clocks", description="Months in seconds, in test mode."),
             Tag(name="Rebills", description="How unpaid invoices are collected: dunning plans, decisions, reports."),
             Tag(name="Subscriptions", description="Plans, coupons, subscriptions, and how they are billed."),
+            Tag(name="Invoices", description="What customers owe, what was taken back, and what they were sent."),
             Tag(name="Events", description="What happened: feed, live stream and audit trail."),
             Tag(name="Ledger", description="Double entry: what stands where, and how it came there."),
             Tag(name="Webhooks", description="Events sent to you: endpoints and the delivery log."),

@@ -102,6 +102,7 @@ class Jobs:
             "test_clocks": gateway.test_clocks,
             "collector": gateway.collector,
             "metrics": gateway.metrics,
+            "notices": gateway.notices,
         }
 
     async def run(self, name: str, arguments: Mapping[str, Any]) -> bool:

@@ -37,6 +37,8 @@ SCOPES = {
     "plans:write": "Create and change plans, coupons and billing settings.",
     "subscriptions:read": "Read subscriptions, and preview changes of them.",
     "subscriptions:write": "Create, change, pause and cancel subscriptions.",
+    "invoices:read": "Read invoices, credit notes, their documents and what was mailed.",
+    "invoices:write": "Make, open, send and void invoices, and credit them.",
     "events:read": "Read the event feed and the live stream.",
     "audit:read": "Read the audit trail.",
     "ledger:read": "Read balances and entries of the ledger.",

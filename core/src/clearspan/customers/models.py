@@ -20,6 +20,7 @@ class Customer(Scoped):
     reference: Mapped[str | None]
     metadata_: Mapped[dict[str, str]] = mapped_column("metadata")
     test_clock_id: Mapped[UUID | None]
+    language: Mapped[str | None]
     sequence: Mapped[int]
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]

@@ -29,6 +29,7 @@ Token = Annotated[
     str,
     Meta(max_length=500, pattern=_TEXT, description="From the vault's capture page.", examples=["tok_visa_approved"]),
 ]
+Language = Literal["en", "de", "fr", "es"]
 CustomerId = Annotated[str, Meta(max_length=90, examples=["cus_01h455vb4pex5vsknk084sn02q"])]
 
 
@@ -51,6 +52,9 @@ class CustomerCreate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         ]
         | None
     ) = None
+    language: Annotated[
+        Language | None, Meta(description="Of mails, documents and the pay page; default: the tenant's.")
+    ] = None
     metadata: Metadata = {}
 
 
@@ -62,6 +66,7 @@ class CustomerUpdate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     email: Email | UnsetType | None = UNSET
     phone: Phone | UnsetType | None = UNSET
     address: Address | UnsetType | None = UNSET
+    language: Language | UnsetType | None = UNSET
     metadata: Metadata | UnsetType = UNSET
 
 
@@ -90,6 +95,7 @@ class CustomerOut(msgspec.Struct, frozen=True, kw_only=True):
     phone: str | None
     address: Address | None
     test_clock: str | None
+    language: Language | None
     metadata: dict[str, str]
     sequence: Annotated[int, Meta(description="Grows with each change; of two copies the higher one is newer.")]
     created_at: datetime
@@ -154,6 +160,7 @@ def customer_out(customer: Customer, pii: Pii) -> CustomerOut:
         phone=pii.phone,
         address=pii.address,
         test_clock=ids.encode_optional("tc", customer.test_clock_id),
+        language=customer.language,  # type: ignore[arg-type]  # the column's CHECK holds the words
         metadata=customer.metadata_,
         sequence=customer.sequence,
         created_at=customer.created_at,

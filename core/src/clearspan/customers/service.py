@@ -106,6 +106,7 @@ class Customers:
                 reference=body.reference,
                 metadata_=body.metadata,
                 test_clock_id=test_clock_id,
+                language=body.language,
                 sequence=1,
                 created_at=now,
                 updated_at=now,
@@ -178,6 +179,7 @@ class Customers:
                     raise CustomerDeleted
                 customer.reference = given.get("reference", customer.reference)
                 customer.metadata_ = given.get("metadata", customer.metadata_)
+                customer.language = given.get("language", customer.language)
                 person = await PiiRows(session).require(caller.scope, customer_id)
                 pii = personal.open(person)
                 if given.keys() & PERSONAL:

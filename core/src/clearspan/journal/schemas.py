@@ -27,6 +27,8 @@ SUBJECTS = {
     "plan": "plan",
     "coupon": "cpn",
     "subscription": "sub",
+    "invoice": "inv",
+    "credit_note": "cn",
     "psp_account": "acct",
     "webhook": "whi",
     "api_key": "key",
@@ -48,6 +50,7 @@ _REFERENCES = {
     "psp_account_id": "acct",
     "customer_id": "cus",
     "payment_method_id": "pm",
+    "credit_note_id": "cn",
     "key_id": "key",
     "tenant_id": "ten",
 }

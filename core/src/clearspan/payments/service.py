@@ -295,6 +295,41 @@ class Payments:
         }
         return await self._operate(caller, key, now, _payment_id(payment_id), operation, self._render_refund(201))
 
+    async def refund_within(
+        self,
+        caller: Caller,
+        key: IdempotencyKey | None,
+        payment_id: UUID,
+        body: RefundCreate,
+        function: str,
+        more: Callable[[UUID], dict[str, Any]],
+        render: Callable[[RefundOut], Awaitable[bytes]],
+    ) -> Answer:
+        """Refund in the transaction of something else: a credit note.
+
+        Args:
+            function: does what ``operation_open`` does, and the other thing.
+            more: of the refund's id, what ``function`` takes besides.
+            render: the answer, of the refund as it will stand.
+        """
+        key = _required(key)
+        now = clock.now()
+        operation = self._operation(caller, key, now, "refund") | {
+            "amount_minor": body.amount_minor,
+            "reason": body.reason,
+            "reference": body.reference,
+            "metadata": body.metadata,
+        }
+        document = self._document(caller, key, now) | {"payment_id": payment_id, "operation": operation}
+
+        async def answer(payment: Payment, _: list[Operation], refund: Operation | None) -> Answer:
+            assert refund is not None
+            code = 201 if refund.state in FINAL else 202
+            return Answer(code, await render(refund_out(refund, live=payment.live)))
+
+        opened = await self._open(caller, function, document | more(operation["operation_id"]))
+        return await self._run(caller, key, opened, answer, self._send)
+
     async def continue_(
         self, caller: Caller, key: IdempotencyKey | None, payment_id: str, body: PaymentContinue
     ) -> Answer:

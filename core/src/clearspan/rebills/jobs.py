@@ -8,6 +8,7 @@ from uuid import UUID
 
 from clearspan.platform.context import Scope
 from clearspan.rebills.clocks import TestClocks
+from clearspan.rebills.notices_jobs import send_notices
 from clearspan.rebills.service import Collector
 
 Context = Mapping[str, Any]
@@ -28,6 +29,7 @@ async def collect_invoices(ctx: Context, *, tenant_id: str, live: bool) -> int:
 
 JOBS: dict[str, Callable[..., Awaitable[int]]] = {
     "collect_invoices": collect_invoices,
+    "send_notices": send_notices,
     "advance_test_clocks": advance_test_clocks,
 }
 """By the name that ``due_work`` gives them: collect_invoices, send_notices, advance_test_clocks."""

@@ -216,7 +216,7 @@ CREATE TABLE invoices (
     CHECK (total_minor = subtotal_minor - discount_minor + tax_added_minor),
     CHECK (due_minor = total_minor - credit_used_minor),
     CHECK (credited_minor <= total_minor),
-    CHECK ((status = 'draft') = (number IS NULL))
+    CHECK (status = 'void' OR (status = 'draft') = (number IS NULL)) -- a draft that is void never had one
 ) WITH (fillfactor = 80);
 -- One invoice per period, however many schedulers there are.
 CREATE UNIQUE INDEX one_invoice_per_period ON invoices (tenant_id, live, subscription_id, period_start)

@@ -9,3 +9,65 @@ CREATE OR REPLACE FUNCTION notice_queue_{{v}}(p jsonb, kind_ text, customer uuid
            invoice, dedupe_, due_at_, clock, (p->>'now')::timestamptz, (p->>'now')::timestamptz
     ON CONFLICT DO NOTHING;
 $$;
+
+-- Take up to p->>'most' notices that are due at p->>'at', under a lease: who dies over them leaves them due again at p->>'lease_until'.
+-- With p->>'test_clock_id' those of that clock, else those of none.
+CREATE OR REPLACE FUNCTION notices_claim_{{v}}(p jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+    tenant uuid := (p->>'tenant_id')::uuid;
+    is_live boolean := (p->>'live')::boolean;
+    at_ timestamptz := (p->>'at')::timestamptz;
+    clock uuid := (p->>'test_clock_id')::uuid;
+    taken uuid[];
+    found jsonb;
+BEGIN
+    PERFORM set_config('app.tenant', p->>'tenant_id', true), set_config('app.live', p->>'live', true);
+    IF clock IS NULL THEN -- two statements because each has its own partial index
+        SELECT array_agg(notice_id) INTO taken FROM (
+            SELECT notice_id FROM notices WHERE tenant_id = tenant AND live = is_live AND due_at <= at_ AND test_clock_id IS NULL
+            ORDER BY due_at, notice_id LIMIT (p->>'most')::integer FOR UPDATE SKIP LOCKED) AS due;
+    ELSE
+        SELECT array_agg(notice_id) INTO taken FROM (
+            SELECT notice_id FROM notices WHERE tenant_id = tenant AND live = is_live AND due_at <= at_ AND test_clock_id = clock
+            ORDER BY due_at, notice_id LIMIT (p->>'most')::integer FOR UPDATE SKIP LOCKED) AS due;
+    END IF;
+    WITH claimed AS (
+        UPDATE notices SET lease_token = (p->>'lease_token')::uuid, due_at = (p->>'lease_until')::timestamptz, tries = tries + 1,
+            updated_at = at_
+        WHERE tenant_id = tenant AND live = is_live AND notice_id = ANY (taken) RETURNING *)
+    SELECT COALESCE(jsonb_agg(to_jsonb(claimed)), '[]') INTO found FROM claimed;
+    RETURN found;
+END $$;
+
+-- What became of a notice: p->>'state' sent, failed, dropped, or queued again for p->>'due_at' (a postponed one was no try). Whoever
+-- lost the lease changes nothing.
+CREATE OR REPLACE FUNCTION notice_done_{{v}}(p jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM set_config('app.tenant', p->>'tenant_id', true), set_config('app.live', p->>'live', true);
+    UPDATE notices SET state = p->>'state', lease_token = NULL, error = p->>'error', updated_at = (p->>'at')::timestamptz,
+        due_at = CASE p->>'state' WHEN 'queued' THEN (p->>'due_at')::timestamptz END,
+        tries = tries - COALESCE((p->>'postponed')::boolean, false)::integer,
+        sent_at = CASE p->>'state' WHEN 'sent' THEN (p->>'at')::timestamptz END
+    WHERE tenant_id = (p->>'tenant_id')::uuid AND live = (p->>'live')::boolean AND notice_id = (p->>'notice_id')::uuid
+      AND state = 'queued' AND lease_token = (p->>'lease_token')::uuid;
+    RETURN to_jsonb(FOUND);
+END $$;
+
+-- What is true of a notice's subscription and rebill now.
+CREATE OR REPLACE FUNCTION notice_facts_{{v}}(p jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+    tenant uuid := (p->>'tenant_id')::uuid;
+    is_live boolean := (p->>'live')::boolean;
+BEGIN
+    PERFORM set_config('app.tenant', p->>'tenant_id', true), set_config('app.live', p->>'live', true);
+    RETURN jsonb_build_object(
+        'subscription', (SELECT jsonb_build_object('status', s.status, 'payment_method_id', s.payment_method_id,
+                'trial_end_at', s.trial_end_at, 'current_period_end', s.current_period_end, 'ended_at', COALESCE(s.ended_at, s.cancel_at,
+                CASE WHEN s.cancel_at_period_end THEN s.current_period_end END), 'what', COALESCE((
+                    SELECT string_agg(t.description, ', ' ORDER BY t.position) FROM subscription_items t
+                    WHERE t.tenant_id = s.tenant_id AND t.live = s.live AND t.subscription_id = s.subscription_id), s.description))
+            FROM subscriptions s
+            WHERE s.tenant_id = tenant AND s.live = is_live AND s.subscription_id = (p->>'subscription_id')::uuid),
+        'retry_at', (SELECT r.next_at FROM rebills r WHERE r.tenant_id = tenant AND r.live = is_live
+            AND r.invoice_id = (p->>'invoice_id')::uuid AND r.state = 'due'));
+END $$;

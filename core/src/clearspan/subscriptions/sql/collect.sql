@@ -85,6 +85,17 @@ BEGIN
             'number', i.number, 'amount_minor', i.due_minor, 'currency', i.currency, 'status', i.status)));
         PERFORM notice_queue_{{v}}(p, 'receipt', i.customer_id, i.subscription_id, i.invoice_id, 'receipt:' || i.invoice_id, at_,
                                    i.test_clock_id);
+        -- The customer paid by himself and agreed to be charged with this card from now on.
+        IF s.ended_at IS NULL AND NOT op.merchant_initiated AND op.mandate_id IS DISTINCT FROM s.mandate_id AND EXISTS (
+            SELECT FROM mandates m WHERE m.tenant_id = op.tenant_id AND m.live = op.live AND m.mandate_id = op.mandate_id
+            AND m.status = 'active' AND m.payment_method_id = op.payment_method_id AND m.purpose = 'recurring') THEN
+            UPDATE subscriptions SET payment_method_id = op.payment_method_id, mandate_id = op.mandate_id, psp_account_id = NULL,
+                sequence = sequence + 1, updated_at = at_
+            WHERE tenant_id = s.tenant_id AND live = s.live AND subscription_id = s.subscription_id RETURNING * INTO s;
+            PERFORM journal_write_{{v}}(p, id_at_{{v}}(moment, s.subscription_id || ' ' || s.sequence), 'subscription.changed',
+                'subscription', s.subscription_id, s.sequence, s.customer_id, jsonb_build_object('status', s.status,
+                'payment_method_id', s.payment_method_id, 'mandate_id', s.mandate_id));
+        END IF;
         IF s.status = 'incomplete' OR (s.status IN ('past_due', 'unpaid') AND NOT EXISTS (
             SELECT FROM rebills r JOIN invoices o USING (tenant_id, live, invoice_id)
             WHERE r.tenant_id = s.tenant_id AND r.live = s.live AND r.subscription_id = s.subscription_id AND o.status = 'open'
