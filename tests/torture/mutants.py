@@ -216,7 +216,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "more is refunded than was captured",
         (
             _PAYMENTS,
-            "IF COALESCE(asked, left_minor) > left_minor OR left_minor = 0 THEN",
+            "IF COALESCE(asked, left_minor) > left_minor OR (left_minor = 0 AND pay.status <> 'requires_action') THEN",
             "IF want <> 'refund' AND (COALESCE(asked, left_minor) > left_minor OR left_minor = 0) THEN",
         ),
     ),

@@ -339,6 +339,21 @@ class World:
                 for token, method in methods.items()
             ],
         )
+        # Their holders agreed to be charged without being present.
+        customer = clock.new_uuid()
+        await self.server.superuser.execute(
+            "INSERT INTO customers (tenant_id, live, customer_id, created_at, updated_at) VALUES ($1, $2, $3, $4, $4)",
+            scope.tenant_id,
+            scope.live,
+            customer,
+            now,
+        )
+        await self.server.superuser.executemany(
+            "INSERT INTO mandates (tenant_id, live, mandate_id, customer_id, payment_method_id, purpose, status, text_version,"
+            " accepted_at, activated_at, created_at, updated_at)"
+            " VALUES ($1, $2, $3, $4, $5, 'unscheduled', 'active', '1', $6, $6, $6, $6)",
+            [(scope.tenant_id, scope.live, clock.new_uuid(), customer, method, now) for method in methods.values()],
+        )
 
     async def books(self) -> dict[str, list[Json]]:
         """What the PSP has of every account of this world."""

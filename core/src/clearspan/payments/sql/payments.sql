@@ -429,14 +429,14 @@ BEGIN
     IF claim IS NOT NULL THEN
         RETURN claim;
     END IF;
+    IF given->>'mandate_id' IS NOT NULL THEN
+        PERFORM check_mandate_{{v}}(tenant, is_live, (given->>'mandate_id')::uuid, (given->>'payment_method_id')::uuid,
+                                    (given->>'customer_id')::uuid);
+    END IF;
     IF given->>'customer_id' IS NOT NULL AND NOT EXISTS (
         SELECT FROM customers WHERE tenant_id = tenant AND live = is_live AND customer_id = (given->>'customer_id')::uuid
         AND deleted_at IS NULL) THEN
         PERFORM refuse_{{v}}('customer_not_found');
-    END IF;
-    IF given->>'mandate_id' IS NOT NULL THEN
-        PERFORM check_mandate_{{v}}(tenant, is_live, (given->>'mandate_id')::uuid, (given->>'payment_method_id')::uuid,
-                                    (given->>'customer_id')::uuid);
     END IF;
     IF given->>'payment_method_id' IS NOT NULL THEN
         PERFORM check_method_{{v}}(tenant, is_live, (given->>'payment_method_id')::uuid, (given->>'customer_id')::uuid);
