@@ -387,6 +387,9 @@ OBJECTS = {
     "key_id": "key",
     "endpoint_id": "we",
     "delivery_id": "wd",
+    "plan_id": "plan",
+    "coupon_id": "cpn",
+    "subscription_id": "sub",
 }
 """What a parameter in a path names, with its prefix."""
 NAME_NO_OBJECT = {"/docs/static/{name}", "/openapi/{path}", "/webhooks/{token}"}
@@ -394,6 +397,8 @@ NAME_NO_OBJECT = {"/docs/static/{name}", "/openapi/{path}", "/webhooks/{token}"}
 BODIES: dict[str, Any] = {
     "/v1/psp-webhooks/{webhook_id}/dismiss": {"reason": "a test of the PSP's"},
     "/v1/payments/{payment_id}/release-surplus": {"reason": "seen on the statement"},
+    "/v1/subscriptions/{subscription_id}/preview": {"items": [{"plan": "plan_01h455vb4pex5vsknk084sn02q"}]},
+    "/v1/subscriptions/{subscription_id}/change": {"items": [{"plan": "plan_01h455vb4pex5vsknk084sn02q"}]},
     "/v1/payments/{payment_id}/operations/{operation_id}/decision": {
         "outcome": "declined",
         "reason": "seen on the statement",
@@ -433,6 +438,9 @@ async def made_over_the_api(
         "psp_account_id": ids.decode("acct", account)
     }
     await insert(superuser, "webhook_inbox", message)
+    plan = await post("/v1/plans", {"name": "Basic", "amounts": {"EUR": 900}, "interval": {"unit": "month"}})
+    coupon = await post("/v1/coupons", {"code": "SPRING", "name": "Spring", "percent_bp": 1000, "duration": "once"})
+    subscription = await post("/v1/subscriptions", {"customer": customer, "items": [{"plan": plan}]})
     events = (await client.get("/v1/events")).json()["data"]
     nobody = {"url": "http://127.0.0.1:9/hook", "events": ["payment.*"]}
     endpoint = await post("/v1/webhook-endpoints", nobody)
@@ -450,6 +458,9 @@ async def made_over_the_api(
         "key_id": key,
         "endpoint_id": endpoint,
         "delivery_id": delivery,
+        "plan_id": plan,
+        "coupon_id": coupon,
+        "subscription_id": subscription,
     }
 
 
@@ -474,6 +485,9 @@ async def made_in_sql(scope: Scope, superuser: Connection) -> dict[str, str]:
         "key_id": ids.encode("key", found["api_keys.key_id"]),
         "endpoint_id": ids.encode("we", found["webhook_endpoints.webhook_endpoint_id"]),
         "delivery_id": ids.encode("wd", found["webhook_deliveries.delivery_id"]),
+        "plan_id": ids.encode("plan", found["plans.plan_id"]),
+        "coupon_id": ids.encode("cpn", found["coupons.coupon_id"]),
+        "subscription_id": ids.encode("sub", found["subscriptions.subscription_id"]),
     }
 
 
