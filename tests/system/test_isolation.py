@@ -393,6 +393,9 @@ OBJECTS = {
     "credit_note_id": "cn",
     "mandate_id": "man",
     "clock_id": "tc",
+    "plan_id": "plan",
+    "coupon_id": "cpn",
+    "subscription_id": "sub",
 }
 """What a parameter in a path names, with its prefix."""
 NAME_NO_OBJECT = {"/docs/static/{name}", "/openapi/{path}", "/webhooks/{token}"}
@@ -408,6 +411,8 @@ BODIES: dict[str, Any] = {
     "/v1/dunning-plans/{dunning_plan_id}/versions": {"plan": {}},
     "/v1/invoices/{invoice_id}/credit-notes": {"amount_minor": 1, "settled_by": "reduction", "reason": "late"},
     "/v1/payments/{payment_id}/release-surplus": {"reason": "seen on the statement"},
+    "/v1/subscriptions/{subscription_id}/preview": {"items": [{"plan": "plan_01h455vb4pex5vsknk084sn02q"}]},
+    "/v1/subscriptions/{subscription_id}/change": {"items": [{"plan": "plan_01h455vb4pex5vsknk084sn02q"}]},
     "/v1/payments/{payment_id}/operations/{operation_id}/decision": {
         "outcome": "declined",
         "reason": "seen on the statement",
@@ -457,6 +462,9 @@ async def made_over_the_api(
         "psp_account_id": ids.decode("acct", account)
     }
     await insert(superuser, "webhook_inbox", message)
+    plan = await post("/v1/plans", {"name": "Basic", "amounts": {"EUR": 900}, "interval": {"unit": "month"}})
+    coupon = await post("/v1/coupons", {"code": "SPRING", "name": "Spring", "percent_bp": 1000, "duration": "once"})
+    subscription = await post("/v1/subscriptions", {"customer": customer, "items": [{"plan": plan}]})
     events = (await client.get("/v1/events")).json()["data"]
     nobody = {"url": "http://127.0.0.1:9/hook", "events": ["payment.*"]}
     endpoint = await post("/v1/webhook-endpoints", nobody)
@@ -481,6 +489,9 @@ async def made_over_the_api(
         "credit_note_id": credit_note,
         "mandate_id": mandate,
         "clock_id": test_clock,
+        "plan_id": plan,
+        "coupon_id": coupon,
+        "subscription_id": subscription,
     }
 
 
@@ -522,6 +533,9 @@ async def made_in_sql(scope: Scope, superuser: Connection) -> dict[str, str]:
         "delivery_id": ids.encode("wd", found["webhook_deliveries.delivery_id"]),
         "credit_note_id": ids.encode("cn", found["credit_notes.credit_note_id"]),
         "mandate_id": ids.encode("man", found["mandates.mandate_id"]),
+        "plan_id": ids.encode("plan", found["plans.plan_id"]),
+        "coupon_id": ids.encode("cpn", found["coupons.coupon_id"]),
+        "subscription_id": ids.encode("sub", found["subscriptions.subscription_id"]),
     }
 
 

@@ -26,9 +26,8 @@ def documented() -> set[str]:
 
 def in_python() -> Iterator[str]:
     """Literals of the domain modules."""
-    for path in (*CORE.rglob("service.py"), CORE / "rebills" / "dunning.py"):
-    others = (CORE / "customers/mandates.py", CORE / "rebills/clocks.py")
-    for path in (*CORE.rglob("service.py"), *others):
+    others = ("customers/mandates.py", "rebills/clocks.py", "rebills/dunning.py", "subscriptions/catalogue.py")
+    for path in (*CORE.rglob("service.py"), *(CORE / one for one in others)):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and TYPE.fullmatch(node.value):
                 yield node.value

@@ -10,7 +10,7 @@ import asyncpg
 import httpx
 import pytest
 from tests.conftest import Merchant, Urls
-from tests.core.payments.conftest import Puppet, other_shop, psp_url, with_puppets, worker
+from tests.core.payments.conftest import Puppet, other_shop, psp_url, shop, with_puppets, worker
 from tests.shop import Json, Shop, gateway, with_payments
 
 from clearspan.platform import ids
@@ -18,7 +18,7 @@ from clearspan.platform.crypto import MasterKey
 from clearspan.sdk import ActionRequired, Declined, RedirectAction
 from clearspan.settings import Settings
 
-__all__ = ["other_shop", "psp_url", "worker"]
+__all__ = ["other_shop", "psp_url", "shop", "worker"]
 
 
 class Sales:
