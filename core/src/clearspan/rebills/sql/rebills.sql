@@ -53,7 +53,7 @@ BEGIN
             VALUES (tenant, is_live, account, greatest(rate, 1), moment) ON CONFLICT DO NOTHING;
             SELECT * INTO STRICT pace FROM rebill_pace
             WHERE tenant_id = tenant AND live = is_live AND psp_account_id = account FOR UPDATE;
-            CONTINUE WHEN pace.blocked_until > moment;
+            CONTINUE WHEN clock IS NULL AND pace.blocked_until > moment;
             -- A burst of one second at most; a clock that is behind another's takes nothing away.
             pace.tokens := least(greatest(rate, 1), pace.tokens
                 + rate * greatest(0, extract(epoch FROM moment - pace.filled_at)::double precision));
