@@ -104,7 +104,8 @@ async def test_two_workers_share_one_pace(wall: Desk, begun: list[datetime]) -> 
 async def test_an_account_without_room_does_not_hold_up_another(wall: Desk, begun: list[datetime]) -> None:
     await backlog(wall, 60)
     made = await wall.http.post(
-        "/v1/psp-accounts", json={"psp": "puppet", "name": "beta", "priority": 50, "config": {"name": wall.puppet.name}}
+        "/v1/psp-accounts",
+        json={"psp": "puppet", "name": "beta", "priority": 500, "config": {"name": wall.puppet.name}},
     )
     from clearspan.platform import ids
 
