@@ -20,56 +20,61 @@ Told = dict[str, Any]
 
 def due(settings: Settings, tenant: str | None, *, as_json: bool) -> int:
     """Show what waits, by tenant, mode and state."""
+    return with_gateway(settings, lambda gateway: _due(gateway, tenant, as_json=as_json))
 
+
+async def _due(gateway: Gateway, tenant: str | None, *, as_json: bool) -> int:
     async def one(gateway: Gateway, scope: Scope) -> list[Told]:
         found = await gateway.rebills.waiting(scope)
         return [*found["states"], *({"state": "blocked", **row} for row in found["blocked"])]
 
-    return with_gateway(settings, lambda gateway: _each(gateway, tenant, one, as_json=as_json))
+    return await _each(gateway, tenant, one, as_json=as_json)
 
 
 def run(settings: Settings, tenant: str | None, *, as_json: bool) -> int:
     """Do what the job does, once for each tenant and mode."""
+    return with_gateway(settings, lambda gateway: _run(gateway, tenant, as_json=as_json))
+
+
+async def _run(gateway: Gateway, tenant: str | None, *, as_json: bool) -> int:
     request_id = ids.encode("req", clock.new_uuid())
 
     async def one(gateway: Gateway, scope: Scope) -> list[Told]:
         done = await gateway.collector.collect(scope, request_id)
         return [{"done": done}] if done else []
 
-    return with_gateway(settings, lambda gateway: _each(gateway, tenant, one, as_json=as_json))
+    return await _each(gateway, tenant, one, as_json=as_json)
 
 
 def explain(settings: Settings, invoice: str, *, as_json: bool) -> int:
     """Tell the story of one invoice, whosever it is."""
+    return with_gateway(settings, lambda gateway: _explain(gateway, invoice, as_json=as_json))
 
-    async def work(gateway: Gateway) -> int:
-        invoice_id = ids.decode("inv", invoice)
-        for tenant in await gateway.tenants.all():
-            for live in (False, True):
-                try:
-                    found = await gateway.rebills.explain(Scope(tenant_id=tenant.tenant_id, live=live), invoice_id)
-                except RebillNotFound:
-                    continue
-                if as_json:
-                    print(msgspec.json.encode(found).decode())
-                    return 0
-                mode = "live" if live else "test"
-                print(
-                    f"{found.number or found.id} of {tenant.slug} ({mode}): {found.amount_minor} {found.currency}, {found.state}"
-                )
-                for charge in found.charges:
-                    said = " ".join(
-                        filter(None, (charge.state, charge.code, charge.raw_code and f"({charge.raw_code})"))
-                    )
-                    print(f"  {charge.at:%Y-%m-%d %H:%M} try {charge.number}: {said}")
-                for decision in found.decisions:
-                    print(f"  {decision.decided_at:%Y-%m-%d %H:%M} {decision.sentence}")
-                print(f"Next: {found.next_step}")
+
+async def _explain(gateway: Gateway, invoice: str, *, as_json: bool) -> int:
+    invoice_id = ids.decode("inv", invoice)
+    for tenant in await gateway.tenants.all():
+        for live in (False, True):
+            try:
+                found = await gateway.rebills.explain(Scope(tenant_id=tenant.tenant_id, live=live), invoice_id)
+            except RebillNotFound:
+                continue
+            if as_json:
+                print(msgspec.json.encode(found).decode())
                 return 0
-        print(f"No tenant has a rebill of {invoice}.", file=sys.stderr)
-        return 1
-
-    return with_gateway(settings, work)
+            mode = "live" if live else "test"
+            print(
+                f"{found.number or found.id} of {tenant.slug} ({mode}): {found.amount_minor} {found.currency}, {found.state}"
+            )
+            for charge in found.charges:
+                said = " ".join(filter(None, (charge.state, charge.code, charge.raw_code and f"({charge.raw_code})")))
+                print(f"  {charge.at:%Y-%m-%d %H:%M} try {charge.number}: {said}")
+            for decision in found.decisions:
+                print(f"  {decision.decided_at:%Y-%m-%d %H:%M} {decision.sentence}")
+            print(f"Next: {found.next_step}")
+            return 0
+    print(f"No tenant has a rebill of {invoice}.", file=sys.stderr)
+    return 1
 
 
 async def _each(

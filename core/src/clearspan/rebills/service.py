@@ -62,6 +62,7 @@ class Claimed(msgspec.Struct, frozen=True, kw_only=True):
 class _Claim(msgspec.Struct, frozen=True, kw_only=True):
     rebills: list[Claimed]
     again_s: float | None = None
+    diverted: int = 0
 
 
 class _Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -185,7 +186,7 @@ class _Run:
                 raise failed
             elif pause is not None and room > 0 and clock.monotonic() < ends_at:
                 await clock.sleep(pause)
-            elif decided < DECIDED_AT_ONCE and not claim.rebills:
+            elif decided < DECIDED_AT_ONCE and not claim.rebills and not claim.diverted:
                 return done
 
     async def claim(self, most: int) -> _Claim:

@@ -348,7 +348,8 @@ CREATE OR REPLACE FUNCTION card_refusal_{{v}}(m payment_methods, limits jsonb, p
         SELECT rule, greatest(
             CASE WHEN cardinality(declines) >= most THEN COALESCE(declines[cardinality(declines) - most + 1] + span, 'infinity')
                  WHEN tries >= most THEN at_ + interval '900 s' END,
-            CASE WHEN declines[cardinality(declines)] > at_ - gap THEN declines[cardinality(declines)] + gap
+            CASE WHEN gap = interval '0' THEN NULL
+                 WHEN declines[cardinality(declines)] > at_ - gap THEN declines[cardinality(declines)] + gap
                  WHEN newest_open > at_ - gap THEN at_ + interval '900 s' END) AS again_at
         FROM counted
     )

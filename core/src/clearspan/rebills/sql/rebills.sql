@@ -25,6 +25,8 @@ DECLARE
     picked uuid[];
     ready uuid[];
     again_s double precision;
+    moved integer;
+    diverted integer := 0;
     answer jsonb;
 BEGIN
     PERFORM set_config('app.tenant', p->>'tenant_id', true), set_config('app.live', p->>'live', true);
@@ -67,6 +69,8 @@ BEGIN
             WHERE r.tenant_id = tenant AND r.live = is_live AND r.invoice_id = ANY (picked)
               AND i.tenant_id = tenant AND i.live = is_live AND i.invoice_id = r.invoice_id
               AND (i.payment_locked OR i.status <> 'open');
+            GET DIAGNOSTICS moved = ROW_COUNT;
+            diverted := diverted + moved;
             WITH claimed AS (
                 UPDATE rebills r SET state = 'claimed', lease_token = (p->>'lease_token')::uuid,
                     next_at = at_ + make_interval(secs => (p->>'lease_s')::double precision), updated_at = at_
@@ -113,7 +117,7 @@ BEGIN
                                             (p->>'card_expiring_days')::integer) AS days) AS d
         WHERE r.tenant_id = tenant AND r.live = is_live AND r.invoice_id = ANY (taken) AND d.days > 0
           AND e.expires_at > at_ AND e.expires_at <= s.current_period_end) AS c;
-    RETURN jsonb_build_object('rebills', answer, 'again_s', again_s);
+    RETURN jsonb_build_object('rebills', answer, 'again_s', again_s, 'diverted', diverted);
 END $$;
 
 -- Due rebills of one account, oldest first, locked; what others hold is passed over.
