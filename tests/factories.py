@@ -41,6 +41,7 @@ class CustomerFactory(MsgspecFactory[CustomerCreate]):
     email = "ada@example.com"
     phone = "+44 20 7946 0018"
     address = AddressFactory
+    test_clock = None  # it would have to exist
 
     @classmethod
     def reference(cls) -> str:
