@@ -26,7 +26,7 @@ def documented() -> set[str]:
 
 def in_python() -> Iterator[str]:
     """Literals of the domain modules."""
-    for path in CORE.rglob("service.py"):
+    for path in (*CORE.rglob("service.py"), CORE / "subscriptions" / "invoices.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and TYPE.fullmatch(node.value):
                 yield node.value
