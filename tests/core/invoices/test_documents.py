@@ -120,6 +120,16 @@ async def test_ten_thousand_characters_are_cut_and_long_words_stay_on_the_page(
     )
     document = await pdf(shop, "invoices", made)
     assert len(document.pages) <= 2
+    width = float(document.pages[0].mediabox[2])
+    ends: list[float] = []
+
+    def note(text: str, _: Any, matrix: list[float], __: Any, size: float) -> None:
+        ends.append(matrix[4] + len(text.strip()) * size * 0.1)
+
+    for page in document.pages:
+        page.extract_text(visitor_text=note)
+    assert max(ends) < width
+    assert max(len(line) for line in read(document).splitlines() if "WWW" in line) < 60
     assert "…" in read(document)
 
 

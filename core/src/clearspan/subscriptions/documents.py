@@ -35,6 +35,7 @@ from clearspan.tenants.service import Tenants
 _UNSEEN = re.compile("[\u0000-\u0009\u000b-\u001f\u007f-\u009f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
 """Control characters, and those that turn the direction of a text: a name could show another amount with them."""
 NAME_MAX = 300
+_UNBROKEN = re.compile(r"[^\s\u200b]{22}(?=[^\s\u200b]{8})")
 
 
 class Seller(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,11 +135,23 @@ def render(data: dict[str, Any]) -> bytes:
     """Typeset; takes some milliseconds to a second of CPU, outside Python's lock."""
     made: bytes = typst.compile(
         _template(),
-        sys_inputs={"data": msgspec.json.encode(data).decode()},
+        sys_inputs={"data": msgspec.json.encode(_broken(data)).decode()},
         ignore_system_fonts=True,
         timestamp=datetime(2000, 1, 1, tzinfo=UTC),  # The same document gives the same bytes.
     )
     return made
+
+
+def _broken(value: Any) -> Any:
+    """The same with a place to break after every so many letters without a space, so that no word leaves the page."""
+    match value:
+        case str() if not value.startswith(("http://", "https://")):
+            return _UNBROKEN.sub("\\g<0>\u200b", value)
+        case list():
+            return [_broken(each) for each in value]
+        case dict():
+            return {name: _broken(each) for name, each in value.items()}
+    return value
 
 
 @cache

@@ -998,7 +998,7 @@ class Subscriptions:
         await _check_method(around, method_id, customer_id)
         accepted_at = in_utc("accepted_at", mandate.accepted_at) or now
         if accepted_at > now + timedelta(minutes=5):
-            raise _invalid("mandate.accepted_at", "accepted_at lies in the future.")
+            raise _invalid("$.mandate.accepted_at", "accepted_at lies in the future.")
         consent = Consent(
             mandate_id=clock.new_uuid(),
             customer_id=customer_id,

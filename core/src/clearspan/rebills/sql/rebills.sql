@@ -291,7 +291,7 @@ BEGIN
     IF act = 'final' THEN
         UPDATE invoices SET status = 'uncollectible', closed_at = at_, sequence = sequence + 1, updated_at = at_
         WHERE tenant_id = tenant AND live = is_live AND invoice_id = i.invoice_id RETURNING * INTO i;
-        PERFORM journal_write_{{v}}(p, id_at_{{v}}(moment, 'uncollectible ' || i.invoice_id), 'invoice.uncollectible', 'invoice',
+        PERFORM journal_write_{{v}}(p, id_at_{{v}}(moment, 'uncollectible ' || i.invoice_id), 'invoice.marked_uncollectible', 'invoice',
             i.invoice_id, i.sequence, i.customer_id, jsonb_build_object('subscription_id', s.subscription_id, 'status', i.status,
             'amount_minor', i.due_minor, 'currency', i.currency, 'number', i.number));
         PERFORM rebill_final_{{v}}(p, s, d->>'final_action', at_);
