@@ -50,4 +50,4 @@ class MethodRows(Repository[PaymentMethod]):
         statement = select(PaymentMethod).where(
             *self.of(scope), PaymentMethod.customer_id == customer_id, PaymentMethod.status == "active"
         )
-        return (await self.session.scalars(statement.order_by(PaymentMethod.id).with_for_update())).all()
+        return (await self.session.scalars(statement.order_by(PaymentMethod.id).with_for_update(key_share=True))).all()
