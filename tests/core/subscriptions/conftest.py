@@ -13,7 +13,7 @@ from tests.conftest import Merchant, Urls
 from tests.core.payments.conftest import Puppet, other_shop, psp_url, shop, with_puppets, worker
 from tests.shop import Json, Shop, gateway, with_payments
 
-from clearspan.platform import ids
+from clearspan.platform import clock, ids
 from clearspan.platform.crypto import MasterKey
 from clearspan.sdk import ActionRequired, Declined, RedirectAction
 from clearspan.settings import Settings
@@ -45,7 +45,7 @@ class Sales:
         return self
 
     async def new_customer(self) -> str:
-        made = await self.shop.http.post("/v1/customers", json={"name": "Ada"})
+        made = await self.shop.http.post("/v1/customers", json={"name": "Ada", "reference": clock.new_uuid().hex})
         assert made.status_code == 201, made.text
         return str(made.json()["id"])
 

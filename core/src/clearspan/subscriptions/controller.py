@@ -90,7 +90,7 @@ class PlanController(Controller):
     async def retrieve(
         self, plan_id: FromPath[str], caller: NamedDependency[Caller], plans: NamedDependency[Plans]
     ) -> PlanOut:
-        """One plan."""
+        """Retrieve one plan."""
         return await plans.get(caller.scope, ids.decode("plan", plan_id))
 
     @patch("/{plan_id:str}", opt={"scope": "plans:write"}, responses=problems(NotFound))
@@ -139,7 +139,7 @@ class CouponController(Controller):
     async def retrieve(
         self, coupon_id: FromPath[str], caller: NamedDependency[Caller], coupons: NamedDependency[Coupons]
     ) -> CouponOut:
-        """One coupon."""
+        """Retrieve one coupon."""
         return await coupons.get(caller.scope, ids.decode("cpn", coupon_id))
 
     @patch("/{coupon_id:str}", opt={"scope": "plans:write"}, responses=problems(NotFound))
@@ -346,7 +346,7 @@ class SubscriptionController(Controller):
         key: NamedDependency[IdempotencyKey | None],
         subscriptions: NamedDependency[Subscriptions],
     ) -> Response[SubscriptionOut]:
-        """Go on. Periods that began during the pause are not billed."""
+        """Resume a paused subscription. Periods that began during the pause are not billed."""
         return reply(await subscriptions.resume(caller, key, ids.decode("sub", subscription_id)))
 
     @post(
@@ -363,7 +363,10 @@ class SubscriptionController(Controller):
         key: NamedDependency[IdempotencyKey | None],
         subscriptions: NamedDependency[Subscriptions],
     ) -> Response[SubscriptionOut]:
-        """End it: no later invoice, retry or reminder. A charge under way for an invoice that becomes void is given back."""
+        """Cancel a subscription: no later invoice, retry or reminder.
+
+        A charge under way for an invoice that becomes void is given back.
+        """
         return reply(await subscriptions.cancel(caller, key, ids.decode("sub", subscription_id), data))
 
     @post(

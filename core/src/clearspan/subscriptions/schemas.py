@@ -28,7 +28,12 @@ Name = Annotated[
 Reference = Annotated[
     str, Meta(min_length=1, max_length=200, pattern=_TEXT, description="Your own id.", examples=["basic-monthly"])
 ]
-Words = Annotated[str, Meta(min_length=1, max_length=500, pattern=_TEXT, description="For people; no personal data.")]
+Words = Annotated[
+    str,
+    Meta(
+        min_length=1, max_length=500, pattern=_TEXT, description="For people; no personal data.", examples=["Two seats"]
+    ),
+]
 Metadata = Annotated[
     dict[
         Annotated[str, Meta(min_length=1, max_length=40, pattern=_TEXT)],
@@ -43,6 +48,8 @@ DunningPlanId = Annotated[str, Meta(max_length=90, examples=["dun_01h455vb4pex5v
 CouponName = Annotated[
     str, Meta(min_length=1, max_length=90, description="A coupon's code or id.", examples=["SPRING"])
 ]
+Status = Annotated[Literal["active", "archived"], Meta(examples=["archived"])]
+Moment = Annotated[datetime, Meta(examples=["2030-01-01T00:00:00Z"])]
 Unit = Literal["day", "week", "month", "year"]
 
 
@@ -77,7 +84,7 @@ class PlanCreate(_Body, frozen=True, kw_only=True):
     setup_fees: Annotated[
         dict[Currency, Amount], Meta(max_length=160, description="Once, with the first invoice.", examples=[{}])
     ] = {}
-    trial_days: Annotated[int, Meta(ge=0, le=1095)] = 0
+    trial_days: Annotated[int, Meta(ge=0, le=1095, examples=[14])] = 0
     tax: TaxRate | None = None
     reference: Reference | None = None
     metadata: Metadata = {}
@@ -88,7 +95,7 @@ class PlanUpdate(_Body, frozen=True, kw_only=True):
 
     name: Name | UnsetType = UNSET
     metadata: Metadata | UnsetType = UNSET
-    status: Literal["active", "archived"] | UnsetType = UNSET
+    status: Status | UnsetType = UNSET
 
 
 class PlanOut(msgspec.Struct, frozen=True, kw_only=True):
@@ -130,12 +137,16 @@ class CouponCreate(_Body, frozen=True, kw_only=True):
         str, Meta(pattern=r"^[A-Za-z0-9_-]{1,60}$", description="What customers type in.", examples=["SPRING"])
     ]
     name: Name
-    percent_bp: Annotated[int, Meta(ge=1, le=10_000, description="Basis points: 2500 is 25 %.")] | None = None
+    percent_bp: (
+        Annotated[int, Meta(ge=1, le=10_000, description="Basis points: 2500 is 25 %.", examples=[2500])] | None
+    ) = None
     amounts: Amounts | None = None
     duration: Literal["once", "repeating", "forever"]
-    periods: Annotated[int, Meta(ge=1, le=1000, description="With repeating: for so many periods.")] | None = None
-    redeem_by: Annotated[datetime, Meta(description="Not redeemed at or after this moment.")] | None = None
-    redemptions_max: Annotated[int, Meta(ge=1, le=1_000_000_000)] | None = None
+    periods: (
+        Annotated[int, Meta(ge=1, le=1000, description="With repeating: for so many periods.", examples=[3])] | None
+    ) = None
+    redeem_by: Annotated[Moment, Meta(description="Not redeemed at or after this moment.")] | None = None
+    redemptions_max: Annotated[int, Meta(ge=1, le=1_000_000_000, examples=[100])] | None = None
     metadata: Metadata = {}
 
 
@@ -144,7 +155,7 @@ class CouponUpdate(_Body, frozen=True, kw_only=True):
 
     name: Name | UnsetType = UNSET
     metadata: Metadata | UnsetType = UNSET
-    status: Literal["active", "archived"] | UnsetType = UNSET
+    status: Status | UnsetType = UNSET
 
 
 class CouponOut(msgspec.Struct, frozen=True, kw_only=True):
@@ -197,17 +208,20 @@ class BillingSettingsUpdate(_Body, frozen=True, kw_only=True):
     """Change how you bill: what is left out stays. ``seller`` is replaced as a whole."""
 
     seller: Seller | UnsetType = UNSET
-    language: Literal["en", "fr", "de", "es"] | UnsetType = UNSET
+    language: Annotated[Literal["en", "fr", "de", "es"], Meta(examples=["fr"])] | UnsetType = UNSET
     invoice_prefix: Prefix | UnsetType = UNSET
     credit_note_prefix: Prefix | UnsetType = UNSET
     catch_up: (
         Annotated[
             Literal["newest", "all"],
-            Meta(description="Of periods missed in a downtime, charge the newest, or all. All are billed."),
+            Meta(
+                description="Of periods missed in a downtime, charge the newest, or all. All are billed.",
+                examples=["all"],
+            ),
         ]
         | UnsetType
     ) = UNSET
-    mails: bool | UnsetType = UNSET
+    mails: Annotated[bool, Meta(examples=[True])] | UnsetType = UNSET
     dunning_plan: DunningPlanId | UnsetType | None = UNSET
 
 
@@ -237,7 +251,10 @@ class ItemIn(_Body, frozen=True, kw_only=True):
     quantity: Annotated[int, Meta(ge=1, le=1_000_000)] = 1
 
 
-Items = Annotated[list[ItemIn], Meta(min_length=1, max_length=20)]
+Items = Annotated[
+    list[ItemIn],
+    Meta(min_length=1, max_length=20, examples=[[{"plan": "plan_01h455vb4pex5vsknk084sn02q", "quantity": 1}]]),
+]
 
 
 class MandateIn(_Body, frozen=True, kw_only=True):
@@ -261,23 +278,31 @@ class SubscriptionCreate(_Body, frozen=True, kw_only=True):
 
     customer: CustomerId
     items: Items
-    currency: Annotated[Currency, Meta(description="Default: the plans' only one.")] | None = None
+    currency: Annotated[Currency, Meta(description="Default: the plans' only one.", examples=["EUR"])] | None = None
     payment_method: MethodId | None = None
     mandate: Annotated[
         MandateId | MandateIn | None,
-        Meta(description="The consent that later charges rest on; required with payment_method."),
+        Meta(
+            description="The consent that later charges rest on; required with payment_method.",
+            examples=[{"text_version": "2026-01"}],
+        ),
     ] = None
     psp_account: Account | None = None
     coupon: CouponName | None = None
-    trial_days: Annotated[int, Meta(ge=0, le=1095, description="Default: the plans' longest.")] | None = None
-    trial_end: datetime | None = None
+    trial_days: (
+        Annotated[int, Meta(ge=0, le=1095, description="Default: the plans' longest.", examples=[14])] | None
+    ) = None
+    trial_end: Moment | None = None
     time_zone: Annotated[str, Meta(max_length=64, examples=["Europe/Berlin"])] = "UTC"
     anchor: AnchorIn | None = None
-    start_at: Annotated[datetime, Meta(description="In the past; needs backdate.")] | None = None
+    start_at: Annotated[Moment, Meta(description="In the past; needs backdate.")] | None = None
     backdate: (
         Annotated[
             Literal["none", "bill"],
-            Meta(description="none: what lies before the next period was paid elsewhere; bill: all of it is billed."),
+            Meta(
+                description="none: what lies before the next period was paid elsewhere; bill: all of it is billed.",
+                examples=["bill"],
+            ),
         ]
         | None
     ) = None
@@ -306,12 +331,17 @@ class SubscriptionPreview(_Body, frozen=True, kw_only=True):
     proration: Annotated[
         Literal["now", "at_period_end", "none"],
         Meta(
-            description="now: the rest of the period is exchanged; at_period_end: items change then; none: now, unbilled."
+            description="now: the rest of the period is exchanged; at_period_end: items change then; none: now, unbilled.",
+            examples=["now"],
         ),
     ] = "now"
     at: (
         Annotated[
-            datetime, Meta(description="`at` of a preview, at most a day old: the same moment, so the same amounts.")
+            datetime,
+            Meta(
+                description="`at` of a preview, at most a day old: the same moment, so the same amounts.",
+                examples=["2030-01-01T00:00:00Z"],
+            ),
         ]
         | None
     ) = None
@@ -329,7 +359,7 @@ class SubscriptionChange(SubscriptionPreview, frozen=True, kw_only=True):
 class SubscriptionPause(_Body, frozen=True, kw_only=True):
     """Bill nothing for a while."""
 
-    resume_at: datetime | None = None
+    resume_at: Moment | None = None
 
 
 class SubscriptionResume(_Body, frozen=True, kw_only=True):
@@ -343,9 +373,12 @@ class SubscriptionCancel(_Body, frozen=True, kw_only=True):
         "period_end"
     )
     invoices: (
-        Annotated[Literal["void", "keep"], Meta(description="With now: what becomes of open invoices.")] | None
+        Annotated[
+            Literal["void", "keep"], Meta(description="With now: what becomes of open invoices.", examples=["void"])
+        ]
+        | None
     ) = None
-    reason: Annotated[str, Meta(min_length=1, max_length=200, pattern=_TEXT)] | None = None
+    reason: Annotated[str, Meta(min_length=1, max_length=200, pattern=_TEXT, examples=["too dear"])] | None = None
 
 
 class SubscriptionUncancel(_Body, frozen=True, kw_only=True):

@@ -3,6 +3,11 @@
 -- What a request without a payment works on, so that a repetition after a crash goes on with it.
 ALTER TABLE idempotency_keys ADD COLUMN subject_id uuid;
 
+-- Partial, so that it is no key that others may refer to: erasing a customer's reference then waits for nobody who writes a row of his,
+-- and a deletion can end his subscriptions without meeting a charge half-way.
+ALTER TABLE customers DROP CONSTRAINT customers_tenant_id_live_reference_key;
+CREATE UNIQUE INDEX customers_tenant_id_live_reference_key ON customers (tenant_id, live, reference) WHERE reference IS NOT NULL;
+
 -- How a tenant bills: one row per tenant and mode, made when it is first needed.
 CREATE TABLE billing_settings (
     tenant_id          uuid        NOT NULL REFERENCES tenants,
