@@ -416,7 +416,7 @@ def billing_rows(
                 "invoice_id": invoice,
                 "customer_id": customer,
                 "subscription_id": subscription,
-                "number": "INV-000001",
+                "number": "F-000001",
                 "status": "open",
                 "reason": "cycle",
                 "subtotal_minor": 900,
@@ -445,7 +445,7 @@ def billing_rows(
             {
                 "credit_note_id": clock.new_uuid(),
                 "invoice_id": invoice,
-                "number": "CN-000001",
+                "number": "F-000002",
                 "amount_minor": 100,
                 "currency": "EUR",
                 "settled_by": "reduction",

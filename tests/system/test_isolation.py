@@ -469,11 +469,11 @@ async def made_over_the_api(
     nobody = {"url": "http://127.0.0.1:9/hook", "events": ["payment.*"]}
     endpoint = await post("/v1/webhook-endpoints", nobody)
     delivery = await post(f"/v1/webhook-endpoints/{endpoint}/test", {})
-    plan = await post("/v1/dunning-plans", {"name": "Patient"})
+    dunning_plan = await post("/v1/dunning-plans", {"name": "Patient"})
     invoice = await invoice_in_sql(superuser, scope, customer, method, account, payment, operation)
     return {
         "invoice_id": invoice,
-        "dunning_plan_id": plan,
+        "dunning_plan_id": dunning_plan,
         "payment_id": payment,
         "refund_id": refund,
         "operation_id": operation,

@@ -34,15 +34,20 @@ async def test_the_first_payment_is_in_the_book_of_the_psp(shop: Shop) -> None:
     assert [one["amount"] for one in await shop.book() if one["kind"] == "charge"] == [900]
 
 
-async def test_an_eea_card_that_was_not_challenged_pays_and_leaves_the_mandate_pending(
+async def test_the_first_payment_of_an_eea_card_waits_for_its_holder_and_then_activates_the_mandate(
     shop: Shop, superuser: asyncpg.Connection[asyncpg.Record]
 ) -> None:
     customer = (await shop.http.post("/v1/customers", json={"name": "Ada"})).json()["id"]
     card = await shop.card("tok_visa_de", customer=customer)
-    made = await subscribed(shop, customer=customer, payment_method=card, trial_days=0)
-    assert (made["status"], made["latest_invoice"]["status"]) == ("active", "paid")
+    made = await subscribed(shop, customer=customer, payment_method=card, return_url="https://shop.example/thanks")
+    payment = made["latest_invoice"]["payment"]
+    assert (made["status"], payment["status"]) == ("incomplete", "requires_action")
+    await shop.challenged(payment)
     mandate = ids.decode("man", made["mandate"])
-    assert await superuser.fetchval("SELECT status FROM mandates WHERE mandate_id = $1", mandate) == "pending"
+    row = await superuser.fetchrow("SELECT status, authenticated FROM mandates WHERE mandate_id = $1", mandate)
+    assert row is not None
+    assert tuple(row) == ("active", True)
+    assert (await shop.http.get(f"/v1/subscriptions/{made['id']}")).json()["status"] == "active"
 
 
 async def test_the_feed_shows_plan_coupon_and_subscription(client: httpx.AsyncClient, shop: Shop) -> None:
