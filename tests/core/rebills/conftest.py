@@ -16,6 +16,7 @@ from tests.factories import Connection, insert
 from clearspan.app import Gateway, create_app
 from clearspan.platform import clock, ids
 from clearspan.platform.crypto import MasterKey
+from clearspan.rebills import plans
 from clearspan.sdk import Declined
 from clearspan.settings import Settings
 
@@ -150,8 +151,10 @@ class Desk:
     async def invoice(
         self, deal: Deal, amount_minor: int = 900, *, at: datetime = START, state: str = "due", **more: Any
     ) -> UUID:
-        """An open invoice that is due now."""
+        """An open invoice that is due now, and in no control group of the built-in plan."""
         invoice = clock.new_uuid()
+        while plans.held_out(plans.BUILT_IN, invoice):
+            invoice = clock.new_uuid()
         self._numbers += 1
         row = {
             "status": "open",

@@ -13,6 +13,7 @@ import pytest
 from tests.core.rebills import histories
 from tests.core.rebills.checker import Charged, violations
 from tests.core.rebills.conftest import START, Desk, declined
+from tests.shop import until
 
 from clearspan.payments import caps
 from clearspan.payments.caps import LIMITS, STOPS, Card, Refusal, SchemeLimits, Try
@@ -289,7 +290,22 @@ async def test_two_charges_of_one_card_at_once_do_not_pass_a_cap_together(wall: 
             return str(error.fields["rule"])
         return "charged"
 
-    said = await asyncio.gather(*(charge(deal, invoice) for deal, invoice in zip(deals, invoices, strict=True)))
+    # Both are held up after the cards were counted and before they commit, so that neither can be over before the other begins.
+    async with wall.gateway.db.pool.acquire() as holder, holder.transaction():
+        await holder.execute(
+            "SELECT set_config('app.tenant', $1, true), set_config('app.live', 'f', true)", str(wall.scope.tenant_id)
+        )
+        await holder.execute("SELECT FROM invoices WHERE invoice_id = ANY($1) FOR UPDATE", invoices)
+        charges = [asyncio.create_task(charge(deal, invoice)) for deal, invoice in zip(deals, invoices, strict=True)]
+
+        async def both_wait() -> bool | None:
+            waiting = await wall.value(
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            )
+            return True if waiting >= 2 else None
+
+        await until(both_wait)
+    said = await asyncio.gather(*charges)
     assert sorted(said) == ["charged", "visa_reattempts"]
     assert len(wall.puppet.calls) == 1
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from datetime import timedelta
 from uuid import uuid5
 
+import msgspec
 from tests.core.payments.conftest import approve
 from tests.core.rebills.conftest import START, Desk, declined
 
+from clearspan.platform import clock, sqlbundle
 from clearspan.sdk import PspUnavailable
+from clearspan.worker import Due, Jobs
 
 
 async def test_a_due_invoice_is_charged_and_paid(desk: Desk) -> None:
@@ -36,13 +40,15 @@ async def test_a_soft_decline_is_tried_again_on_the_days_of_the_plan_and_ends_on
     assert await desk.status(deal) == "past_due"
     assert await desk.decision(invoice) == ("retry_at", "soft")
     tries = await desk.run_through(invoice, START + timedelta(days=30))
-    assert [(at - START).days for at in tries[1:]] != []
+    assert len(tries) == 7
+    gaps = [after - before for before, after in itertools.pairwise(tries)]
+    assert min(gaps) >= timedelta(hours=20)
     rebill = await desk.rebill(invoice)
     assert (rebill["state"], rebill["last_decision"]["action"]) == ("exhausted", "final")
     assert await desk.status(deal) == "canceled"
     assert await desk.value("SELECT status FROM invoices WHERE invoice_id = $1", invoice) == "uncollectible"
     assert "rebill.exhausted" in await desk.events(invoice)
-    assert [(state) for _, state in await desk.notices(invoice)].count("queued") == 0
+    assert "queued" not in {state for _, state in await desk.notices(invoice)}
 
 
 async def test_a_retry_that_succeeds_brings_the_subscription_back(desk: Desk) -> None:
@@ -76,3 +82,18 @@ async def test_what_was_not_sent_is_tried_again_in_minutes_and_does_not_count(de
     desk.puppet.does = approve
     await desk.collect(rebill["next_at"])
     assert (await desk.rebill(invoice))["state"] == "settled"
+
+
+async def test_the_sweep_finds_what_is_due_and_the_job_does_it(wall: Desk) -> None:
+    invoice = await wall.invoice(await wall.deal(), at=clock.now())
+    held = await wall.invoice(await wall.deal(), at=clock.now() + timedelta(hours=1))
+    found = await wall.gateway.db.fetch_text(f"SELECT {sqlbundle.name('due_work')}($1, 100, NULL)", clock.now())
+    (due,) = [
+        one
+        for one in msgspec.json.decode(found, type=list[Due])
+        if (one.tenant_id, one.job) == (str(wall.scope.tenant_id), "collect_invoices")
+    ]
+    assert due.rows == 1
+    assert await Jobs(wall.gateway).run(due.job, {"tenant_id": due.tenant_id, "live": due.live})
+    assert (await wall.rebill(invoice))["state"] == "settled"
+    assert (await wall.rebill(held))["state"] == "due"
