@@ -238,6 +238,13 @@ async def test_nobody_is_billed_who_is_deleted_or_somebody_elses(shop: Shop) -> 
     assert code(answer) == (409, "customer_deleted")
 
 
+async def test_the_largest_amounts_are_kept_to_the_unit(shop: Shop) -> None:
+    line = {"description": "Plant", "unit_amount_minor": 999_999_999_999, "tax_minor": 99_999_999_999}
+    made = await opened(shop, lines=[line])
+    assert (made["due_minor"], made["tax_minor"]) == (999_999_999_999, 99_999_999_999)
+    assert made["lines"][0]["amount_minor"] == 999_999_999_999
+
+
 async def test_five_hundred_lines_are_taken(shop: Shop) -> None:
     lines = [{"description": f"Line {n}", "unit_amount_minor": 1} for n in range(500)]
     made = await opened(shop, lines=lines)

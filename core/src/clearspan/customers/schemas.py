@@ -53,7 +53,8 @@ class CustomerCreate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         | None
     ) = None
     language: Annotated[
-        Language | None, Meta(description="Of mails, documents and the pay page; default: the tenant's.")
+        Language | None,
+        Meta(description="Of mails, documents and the pay page; default: the tenant's.", examples=["de"]),
     ] = None
     metadata: Metadata = {}
 
@@ -66,7 +67,7 @@ class CustomerUpdate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     email: Email | UnsetType | None = UNSET
     phone: Phone | UnsetType | None = UNSET
     address: Address | UnsetType | None = UNSET
-    language: Language | UnsetType | None = UNSET
+    language: Annotated[Language | UnsetType | None, Meta(examples=["de"])] = UNSET
     metadata: Metadata | UnsetType = UNSET
 
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Annotated
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import BigInteger, select
 from sqlalchemy.orm import Mapped, mapped_column
 
 from clearspan.platform.context import Scope
 from clearspan.platform.orm import Base, Repository, Scoped
+
+Minor = Annotated[int, mapped_column(BigInteger)]
+"""SQLAlchemy sends a plain ``int`` as four bytes."""
 
 
 class Invoice(Scoped):
@@ -28,14 +32,14 @@ class Invoice(Scoped):
     currency: Mapped[str]
     period_start: Mapped[datetime]
     period_end: Mapped[datetime]
-    subtotal_minor: Mapped[int]
-    discount_minor: Mapped[int]
-    tax_minor: Mapped[int]
-    tax_added_minor: Mapped[int]
-    total_minor: Mapped[int]
-    credit_used_minor: Mapped[int]
-    due_minor: Mapped[int]
-    credited_minor: Mapped[int]
+    subtotal_minor: Mapped[Minor]
+    discount_minor: Mapped[Minor]
+    tax_minor: Mapped[Minor]
+    tax_added_minor: Mapped[Minor]
+    total_minor: Mapped[Minor]
+    credit_used_minor: Mapped[Minor]
+    due_minor: Mapped[Minor]
+    credited_minor: Mapped[Minor]
     payment_id: Mapped[UUID | None]
     payment_locked: Mapped[bool]
     coupon_id: Mapped[UUID | None]
@@ -68,13 +72,13 @@ class InvoiceLine(Base):
     plan_id: Mapped[UUID | None]
     description: Mapped[str]
     quantity: Mapped[int]
-    unit_amount_minor: Mapped[int]
-    amount_minor: Mapped[int]
-    discount_minor: Mapped[int]
+    unit_amount_minor: Mapped[Minor]
+    amount_minor: Mapped[Minor]
+    discount_minor: Mapped[Minor]
     tax_name: Mapped[str | None]
     tax_rate_bp: Mapped[int | None]
     tax_inclusive: Mapped[bool]
-    tax_minor: Mapped[int]
+    tax_minor: Mapped[Minor]
     period_start: Mapped[datetime | None]
     period_end: Mapped[datetime | None]
 
@@ -87,8 +91,8 @@ class CreditNote(Scoped):
     id: Mapped[UUID] = mapped_column("credit_note_id", primary_key=True)
     invoice_id: Mapped[UUID]
     number: Mapped[str]
-    amount_minor: Mapped[int]
-    tax_minor: Mapped[int]
+    amount_minor: Mapped[Minor]
+    tax_minor: Mapped[Minor]
     currency: Mapped[str]
     settled_by: Mapped[str]
     refund_id: Mapped[UUID | None]

@@ -58,7 +58,7 @@ class InvoiceCreate(_Body, frozen=True, kw_only=True):
     customer: Annotated[str, Meta(max_length=90, examples=["cus_01h455vb4pex5vsknk084sn02q"])]
     currency: Currency
     lines: Annotated[list[LineIn], Meta(min_length=1, max_length=LINES_MAX)]
-    description: Annotated[_Words, Meta(description="Stands above the lines.")] | None = None
+    description: Annotated[_Words, Meta(description="Stands above the lines.", examples=["Order 4711"])] | None = None
     metadata: Metadata = {}
 
 
@@ -70,7 +70,7 @@ class CreditNoteCreate(_Body, frozen=True, kw_only=True):
     """Take an invoice back, in whole or in part."""
 
     amount_minor: Annotated[AmountMinor, Meta(description="Tax included.")]
-    tax_minor: Annotated[Minor, Meta(description="The tax in it.")] = 0
+    tax_minor: Annotated[Minor, Meta(description="The tax in it.", examples=[80])] = 0
     settled_by: Annotated[
         Literal["refund", "credit", "reduction"],
         Meta(
