@@ -117,6 +117,10 @@ async def test_canceling_now_stops_retries_and_settles_what_becomes_of_invoices(
     rebills = await sales.rows("SELECT state, stopped_because FROM rebills WHERE subscription_id = $1", made)
     assert [tuple(row.values()) for row in rebills] == [("stopped", "subscription_canceled")]
     assert [row["status"] for row in await sales.invoices(made)] == ["paid", status]
+    notices = await sales.rows(
+        "SELECT kind FROM notices WHERE subscription_id = $1 AND state = 'queued' ORDER BY kind", made
+    )
+    assert [row["kind"] for row in notices] == ["receipt", "subscription_canceled"]
     await renew(sales, worker, 100)
     assert len(await sales.invoices(made)) == 2
 

@@ -38,6 +38,10 @@ BEGIN
     UPDATE notices SET state = 'dropped', due_at = NULL, error = 'subscription_' || after, updated_at = at
     WHERE tenant_id = s.tenant_id AND live = s.live AND subscription_id = s.subscription_id AND state = 'queued'
       AND kind IN ('reminder', 'payment_failed', 'action_needed', 'card_expiring', 'trial_ending', 'pre_debit');
+    IF after = 'canceled' AND because IS DISTINCT FROM 'customer_deleted' THEN
+        PERFORM notice_queue_{{v}}(p, 'subscription_canceled', s.customer_id, s.subscription_id, NULL,
+                                   'subscription_canceled:' || s.subscription_id, at, s.test_clock_id);
+    END IF;
     PERFORM journal_write_{{v}}(p, id_at_{{v}}((p->>'now')::timestamptz, s.subscription_id || ' ' || s.sequence),
         CASE after WHEN 'canceled' THEN 'subscription.canceled' ELSE 'subscription.incomplete_expired' END, 'subscription',
         s.subscription_id, s.sequence, s.customer_id, jsonb_strip_nulls(jsonb_build_object('status_before', before, 'status', s.status, 'reason', because, 'at', at)));
