@@ -38,7 +38,7 @@ class MandateCreate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             examples=["subscription-terms-2026-05"],
         ),
     ]
-    accepted_at: Annotated[datetime | None, Meta(description="Default: now.")] = None
+    accepted_at: Annotated[datetime | None, Meta(description="Default: now.", examples=["2026-05-03T10:15:30Z"])] = None
     accepted_ip: (
         Annotated[
             str,
@@ -46,7 +46,12 @@ class MandateCreate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         ]
         | None
     ) = None
-    user_agent: Annotated[str, Meta(min_length=1, max_length=500, pattern=_TEXT, description="Likewise.")] | None = None
+    user_agent: (
+        Annotated[
+            str, Meta(min_length=1, max_length=500, pattern=_TEXT, description="Likewise.", examples=["Mozilla/5.0"])
+        ]
+        | None
+    ) = None
     backup: Annotated[
         bool, Meta(description="The customer agreed that this method is charged when another one of his fails.")
     ] = False

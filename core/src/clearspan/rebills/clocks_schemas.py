@@ -19,7 +19,10 @@ class TestClockCreate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     __test__ = False  # pytest: not a test class
 
     name: Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^\x00]+$", examples=["A year of Basic"])]
-    now_at: Annotated[datetime, Meta(description="Where it stands at first; in the years 2000 to 2100.")]
+    now_at: Annotated[
+        datetime,
+        Meta(description="Where it stands at first; in the years 2000 to 2100.", examples=["2027-01-31T09:30:00Z"]),
+    ]
 
 
 class TestClockAdvance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -27,7 +30,9 @@ class TestClockAdvance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
     __test__ = False
 
-    to: Annotated[datetime, Meta(description="Later than now_at, by five years at most.")]
+    to: Annotated[
+        datetime, Meta(description="Later than now_at, by five years at most.", examples=["2028-01-31T09:30:00Z"])
+    ]
 
 
 class TestClockOut(msgspec.Struct, frozen=True, kw_only=True):
