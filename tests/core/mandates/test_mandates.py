@@ -15,7 +15,7 @@ import pytest
 from tests.conftest import Merchant
 from tests.core.payments.conftest import Puppet, Recovery, approve, later
 from tests.factories import billing_rows, insert
-from tests.shop import Json, Shop, code, succeeded
+from tests.shop import Json, Shop, code, succeeded, until
 
 from clearspan.app import Gateway
 from clearspan.payments import check
@@ -560,3 +560,30 @@ async def test_no_charge_is_reserved_after_a_revocation_was_committed(
     assert [one["type"] for one in told] == ["operation.submitted"] * len(taken) + ["mandate.revoked"]
     sent = [request for verb, request in puppet.calls if verb == "create_intent" and not request.customer_present]
     assert len(sent) == len(taken), "what was refused was not sent"
+
+
+async def test_a_charge_waits_for_a_revocation_that_is_being_committed(
+    theatre: Shop, puppet: Puppet, superuser: Connection
+) -> None:
+    """The race above at its narrowest, without luck."""
+    mandate = await theatre.consented()
+    sent = len(puppet.calls)
+    revoking = superuser.transaction()
+    await revoking.start()
+    await superuser.execute(
+        "UPDATE mandates SET status = 'revoked', revoked_at = created_at, revoked_because = 'customer' WHERE mandate_id = $1",
+        ids.decode("man", mandate["id"]),
+    )
+    charge = asyncio.create_task(theatre.rebill(mandate))
+
+    async def waits_or_ended() -> bool | None:
+        waiting = await superuser.fetchval(
+            "SELECT count(*) FROM pg_stat_activity WHERE pg_backend_pid() = ANY (pg_blocking_pids(pid))"
+        )
+        return True if waiting or charge.done() else None
+
+    await until(waits_or_ended)
+    assert not charge.done(), "it may not be reserved while nobody knows whether the mandate still holds"
+    await revoking.commit()
+    assert code(await charge) == (409, "mandate_not_active")
+    assert len(puppet.calls) == sent
