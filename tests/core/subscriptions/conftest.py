@@ -15,8 +15,10 @@ from tests.shop import Json, Shop, gateway, with_payments
 
 from clearspan.platform import clock, ids
 from clearspan.platform.crypto import MasterKey
+from clearspan.platform.db import Database
 from clearspan.sdk import ActionRequired, Declined, RedirectAction
 from clearspan.settings import Settings
+from clearspan.subscriptions.schedule import Scheduler
 
 __all__ = ["other_shop", "psp_url", "shop", "worker"]
 
@@ -181,3 +183,9 @@ async def sales(
     shop = Shop(subscription_stage(merchant.key), settings.plugin["psp-sandbox"]["url"])
     await shop.add_account("puppet", 1, psp="puppet", config={"name": puppet.name})
     return await Sales(shop, puppet, superuser, merchant).open()
+
+
+@pytest.fixture
+def scheduler(db: Database, settings: Settings) -> Scheduler:
+    """The real one."""
+    return Scheduler(db, settings)

@@ -494,6 +494,15 @@ class Subscriptions:
             row.metadata_ = given.get("metadata", row.metadata_)
             if given:
                 await self._changed(session, caller, row, "subscription.updated", at, changed=sorted(given))
+            if consent is not None:  # What waited for the customer can be tried anew.
+                await session.flush()
+                document = {
+                    "tenant_id": scope.tenant_id,
+                    "live": scope.live,
+                    "subscription_id": subscription_id,
+                    "at": at,
+                }
+                await run(session, "rebills_wake_of", document)
         return await self.get(scope, subscription_id)
 
     # -- change -----------------------------------------------------------------------------------------------------

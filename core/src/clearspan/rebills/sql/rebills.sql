@@ -469,3 +469,14 @@ CREATE OR REPLACE FUNCTION rebills_wake_{{v}}(p jsonb, s subscriptions, at_ time
     UPDATE rebills SET state = 'decide', next_at = at_, sequence = sequence + 1, updated_at = at_
     WHERE tenant_id = s.tenant_id AND live = s.live AND subscription_id = s.subscription_id AND state = 'waiting';
 $$;
+
+-- The same, of p->>'subscription_id' at p->>'at'.
+CREATE OR REPLACE FUNCTION rebills_wake_of_{{v}}(p jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+    s subscriptions;
+BEGIN
+    SELECT * INTO STRICT s FROM subscriptions WHERE tenant_id = (p->>'tenant_id')::uuid AND live = (p->>'live')::boolean
+        AND subscription_id = (p->>'subscription_id')::uuid;
+    PERFORM rebills_wake_{{v}}(p, s, (p->>'at')::timestamptz);
+    RETURN 'true';
+END $$;

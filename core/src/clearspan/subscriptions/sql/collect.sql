@@ -30,7 +30,7 @@ BEGIN
         PERFORM refuse_{{v}}('payment_in_progress', jsonb_build_object('payment_status', pay.status));
     ELSIF (i.due_minor - i.credited_minor, i.currency) IS DISTINCT FROM (op.amount_minor, op.currency)
        OR i.customer_id IS DISTINCT FROM pay.customer_id THEN
-        RAISE EXCEPTION 'a payment of another amount or customer than its invoice' USING ERRCODE = 'CS902';
+        PERFORM refuse_{{v}}('invoice_not_payable', jsonb_build_object('invoice_status', i.status, 'reason', 'another_amount_or_customer'));
     END IF;
     IF b IS NOT NULL THEN
         UPDATE rebills SET tries = (b->>'try')::integer, updated_at = at_
@@ -95,6 +95,7 @@ BEGIN
             PERFORM journal_write_{{v}}(p, id_at_{{v}}(moment, s.subscription_id || ' ' || s.sequence), 'subscription.changed',
                 'subscription', s.subscription_id, s.sequence, s.customer_id, jsonb_build_object('status', s.status,
                 'payment_method_id', s.payment_method_id, 'mandate_id', s.mandate_id));
+            PERFORM rebills_wake_{{v}}(p, s, at_);
         END IF;
         IF s.status = 'incomplete' OR (s.status IN ('past_due', 'unpaid') AND NOT EXISTS (
             SELECT FROM rebills r JOIN invoices o USING (tenant_id, live, invoice_id)

@@ -103,7 +103,13 @@ BEGIN
         ORDER BY next_at, subscription_id
     LOOP
         handled := handled + 1;
-        IF sub.status = 'incomplete' THEN
+        IF sub.status = 'incomplete' AND EXISTS (
+            SELECT FROM invoices WHERE tenant_id = tenant AND live = is_live AND subscription_id = sub.subscription_id
+              AND status = 'open' AND payment_locked) THEN
+            -- Its first payment waits for the customer, or nobody knows how it went: it may still begin.
+            UPDATE subscriptions SET next_at = at_ + CASE WHEN clock IS NULL THEN interval '1 hour' ELSE interval '1 day' END
+            WHERE tenant_id = tenant AND live = is_live AND subscription_id = sub.subscription_id;
+        ELSIF sub.status = 'incomplete' THEN
             PERFORM subscription_end_{{v}}(p, sub, 'incomplete_expired', sub.next_at, 'first_payment_missing');
             UPDATE invoices SET status = 'void', closed_at = sub.next_at, sequence = sequence + 1, updated_at = sub.next_at
             WHERE tenant_id = tenant AND live = is_live AND subscription_id = sub.subscription_id AND status = 'open'
