@@ -35,7 +35,7 @@ async def test_a_due_invoice_is_charged_and_paid(desk: Desk) -> None:
 async def test_a_soft_decline_is_tried_again_on_the_days_of_the_plan_and_ends_on_its_last(desk: Desk) -> None:
     deal = await desk.deal()
     invoice = await desk.invoice(deal)
-    desk.puppet.does = declined("limit_exceeded")
+    desk.puppet.does = declined("insufficient_funds")
     await desk.collect(START)
     assert await desk.status(deal) == "past_due"
     assert await desk.decision(invoice) == ("retry_at", "soft")

@@ -41,7 +41,7 @@ class Limit(msgspec.Struct, frozen=True, kw_only=True):
         window_s: within so many seconds; ``None`` for ever.
         same: what is counted together: every try of the card, those of the same amount, those of the same payment.
         min_gap_s: between a decline and the next try.
-        code: only declines of this normalised code.
+        code: only declines of this normalised code, and what may still become one.
     """
 
     scheme: str
@@ -365,7 +365,7 @@ def _room_at(
         if (since is None or one.at > since)
         and (rule.same != "amount" or (one.amount_minor, one.currency) == (amount_minor, currency))
         and (rule.same != "payment" or one.payment_id == payment_id)
-        and (rule.code is None or one.code == rule.code)
+        and (rule.code is None or not one.declined or one.code == rule.code)
     ]
     declines = sorted(one.at for one in counted if one.declined)
     soon = moment + timedelta(seconds=OPEN_S)

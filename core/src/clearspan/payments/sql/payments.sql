@@ -342,7 +342,7 @@ CREATE OR REPLACE FUNCTION card_refusal_{{v}}(m payment_methods, limits jsonb, p
             WHERE (r->>'window_s' IS NULL OR t.at > at_ - make_interval(secs => (r->>'window_s')::double precision))
               AND (r->>'same' <> 'amount' OR (t.amount_minor = amount AND t.currency = currency_))
               AND (r->>'same' <> 'payment' OR t.payment_id = payment)
-              AND (r->>'code' IS NULL OR t.code = r->>'code')) AS n
+              AND (r->>'code' IS NULL OR NOT t.declined OR t.code = r->>'code')) AS n
         WHERE r->>'issuer_country' IS NULL OR r->>'issuer_country' = m.issuer_country
     ), judged AS (
         SELECT rule, greatest(
