@@ -1,9 +1,11 @@
 # What a developer runs, and CI too. Each target prepares .venv first; that takes no time when nothing changed.
 #   PYTHON=python3.12   another interpreter
 #   ARGS="-k refund"    more arguments for the command behind the target
+#   WORKERS=4           processes that run the tests; 0 for none besides the first, as a debugger wants it
 
 BIN := .venv/bin
 ARGS ?=
+WORKERS ?= 2
 export PYTHON
 
 .PHONY: help bootstrap run test check fmt lock bench torture clean
@@ -19,7 +21,7 @@ run: bootstrap ## start Clearspan with its database, queue, worker and simulator
 	@exec $(BIN)/clearspan up $(ARGS)
 
 test: bootstrap ## run the tests
-	@exec $(BIN)/python -m pytest $(ARGS)
+	@exec $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 check: bootstrap ## format, lint, import contracts, types, generated pages
 	$(BIN)/ruff format --check .
