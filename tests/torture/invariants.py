@@ -37,7 +37,7 @@ TRANSITIONS = {
     "unknown": {"succeeded", "declined", "pending", "requires_action", "expired", "not_charged", "needs_review"},
     "needs_review": {"succeeded", "declined", "not_charged"},
     "succeeded": {"reversed"},
-    "declined": {"surplus"},
+    "declined": {"surplus", "reversed"},
     "expired": {"surplus"},
     "not_charged": {"surplus"},
     "not_sent": {"surplus"},

@@ -45,7 +45,7 @@ TRANSITIONS: dict[S, frozenset[S]] = {
     ),
     S.NEEDS_REVIEW: frozenset({S.SUCCEEDED, S.DECLINED, S.NOT_CHARGED}),
     S.SUCCEEDED: frozenset({S.REVERSED}),
-    S.DECLINED: frozenset({S.SURPLUS}),
+    S.DECLINED: frozenset({S.SURPLUS, S.REVERSED}),
     S.EXPIRED: frozenset({S.SURPLUS}),
     S.NOT_CHARGED: frozenset({S.SURPLUS}),
     S.NOT_SENT: frozenset({S.SURPLUS}),

@@ -10,5 +10,5 @@ depends_on = None
 
 def upgrade() -> None:
     """Create what is new; nothing that an older release uses changes its meaning."""
-    for name in ("inbox", "mandates", "subscriptions", "rebills"):
+    for name in ("messages", "mandates", "subscriptions", "rebills"):
         run_file(f"0003_{name}.sql")

@@ -671,6 +671,7 @@ DECLARE
     fee_before bigint;
     seen_sequence bigint;
     kept boolean := false;
+    taken_back boolean;
 BEGIN
     PERFORM set_config('app.tenant', p->>'tenant_id', true), set_config('app.live', p->>'live', true);
     -- The key before the intent: a repetition that continues after its lease ran out holds the key and waits for the intent.
@@ -712,20 +713,24 @@ BEGIN
         WHEN (p->>'note_only')::boolean OR (p->>'psp_sequence')::bigint <= op.psp_sequence THEN op.state
         WHEN observed IN ('unknown', 'not_sent') AND op.lease_token IS DISTINCT FROM (p->>'lease_token')::uuid THEN op.state
         WHEN observed = op.state THEN op.state
+        -- The answer to the request is older than the PSP's own numbered news that the refund failed: it had succeeded before.
+        WHEN observed = 'succeeded' AND op.state = 'declined' AND op.kind = 'refund' AND f->>'source' = 'response'
+             AND op.psp_sequence IS NOT NULL THEN 'reversed'
         WHEN observed = 'succeeded' AND op.state IN ('declined', 'expired', 'not_charged', 'not_sent')
              THEN 'surplus'
         WHEN observed = 'declined' AND op.state = 'succeeded' AND op.kind = 'refund' AND f->>'source' <> 'response' THEN 'reversed'
         WHEN operation_may_become(op.state, observed) THEN observed
         ELSE op.state END;
+    taken_back := op.state = 'declined' AND after = 'reversed'; -- why it failed is known already
     UPDATE operations SET
         state = after,
         psp_ref = CASE WHEN f->>'code' IN ('psp_reference_reused', 'psp_reference_changed') THEN psp_ref
                        ELSE COALESCE(psp_ref, f->>'psp_ref') END,
-        code = CASE WHEN after <> op.state OR after = 'unknown' THEN f->>'code' ELSE code END,
-        raw_code = CASE WHEN after <> op.state THEN f->>'raw_code' ELSE raw_code END,
-        advice = CASE WHEN after <> op.state THEN f->>'advice' ELSE advice END,
-        network_code = CASE WHEN after <> op.state THEN f->>'network_code' ELSE network_code END,
-        message = CASE WHEN after <> op.state THEN f->>'message' ELSE message END,
+        code = CASE WHEN (after <> op.state AND NOT taken_back) OR after = 'unknown' THEN f->>'code' ELSE code END,
+        raw_code = CASE WHEN after <> op.state AND NOT taken_back THEN f->>'raw_code' ELSE raw_code END,
+        advice = CASE WHEN after <> op.state AND NOT taken_back THEN f->>'advice' ELSE advice END,
+        network_code = CASE WHEN after <> op.state AND NOT taken_back THEN f->>'network_code' ELSE network_code END,
+        message = CASE WHEN after <> op.state AND NOT taken_back THEN f->>'message' ELSE message END,
         next_action = CASE WHEN after = 'requires_action' THEN COALESCE(NULLIF(p->'next_action', 'null'), next_action) END,
         action_expires_at = CASE WHEN after = 'requires_action'
                                  THEN COALESCE((p->>'action_expires_at')::timestamptz, action_expires_at) END,
