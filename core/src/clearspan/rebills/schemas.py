@@ -15,7 +15,7 @@ from clearspan.rebills.models import Decision, sentence
 from clearspan.rebills.plans import BUILT_IN, BUILT_IN_NAME, BUILT_IN_VERSION, DunningPlan
 
 State = Literal["due", "claimed", "decide", "waiting", "settled", "exhausted", "stopped"]
-Text = Annotated[str, Meta(min_length=1, max_length=500, pattern=r"^[^\x00]+$")]
+Text = Annotated[str, Meta(min_length=1, max_length=500, pattern=r"^[^\x00]+$", examples=["Paid by bank transfer."])]
 
 
 class DunningPlanCreate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -29,7 +29,7 @@ class DunningPlanVersion(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     """The next version of a plan, whole: nothing is taken over from the one before but, if it is left out, the name."""
 
     plan: DunningPlan
-    name: Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^\x00]+$")] | None = None
+    name: Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^\x00]+$", examples=["Patient"])] | None = None
 
 
 class DunningPlanOut(msgspec.Struct, frozen=True, kw_only=True):
