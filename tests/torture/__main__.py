@@ -1,4 +1,4 @@
-"""``python -m tests.torture sim|shuffles|mutants|kill|chaos|schedulers|change|all``: see docs/reliability.md."""
+"""``python -m tests.torture sim|shuffles|mutants|kill|chaos|schedulers|rebilling|change|all``: see docs/reliability.md."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 
-from tests.torture import chaos, processes, schedulers
+from tests.torture import chaos, processes, rebilling, schedulers
 
 
 def _numbers(text: str) -> list[int]:
@@ -36,6 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     processes.add_commands(commands)
     chaos.add_commands(commands)
     schedulers.add_commands(commands)
+    rebilling.add_commands(commands)
     change = commands.add_parser("change", help="what every change must pass: seeded runs and kills")
     change.add_argument("--seeds", type=int, default=2000, help="runs (default 2000)")
     change.add_argument("--kills", type=int, default=500, help="kills (default 500)")
@@ -53,7 +54,7 @@ def main() -> int:
 
     given = _parser().parse_args()
     match given.command:
-        case "kill" | "chaos" | "schedulers":
+        case "kill" | "chaos" | "schedulers" | "rebilling":
             return int(given.run(given))
         case "sim":
             return sim.main(

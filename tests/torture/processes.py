@@ -250,6 +250,7 @@ async def world(
                     "database": {"pool_size": 4, "orm_pool_size": 2, "connect_timeout_s": 3},
                     "worker": {"sweep_interval_s": 1},
                     "server": {"drain_timeout_s": 5},
+                    "rebills": {"rate_per_account_s": 200.0, "lease_s": 10},
                 },
                 delays_s=list(delays_s),
             )

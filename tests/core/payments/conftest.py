@@ -111,6 +111,7 @@ class MoneyPath:
         psp_ref: str | None = None,
         source: str = "response",
         fee_minor: int | None = None,
+        **more: Any,
     ) -> Operation:
         """Store an observation."""
         fact = {
@@ -122,14 +123,20 @@ class MoneyPath:
             "payload_hash": "00" * 32,
             "code": "generic_decline" if observed == "declined" else None,
         }
-        document = self._document(None) | {
-            "payment_id": operation.payment_id,
-            "operation_id": operation.operation_id,
-            "lease_token": clock.new_uuid() if fenced else operation.lease_token,
-            "fact": fact,
-            "next_action": {"type": "redirect", "url": "https://psp.test/"} if observed == "requires_action" else None,
-            "sweep_at": clock.now(),
-        }
+        document = (
+            self._document(None)
+            | {
+                "payment_id": operation.payment_id,
+                "operation_id": operation.operation_id,
+                "lease_token": clock.new_uuid() if fenced else operation.lease_token,
+                "fact": fact,
+                "next_action": {"type": "redirect", "url": "https://psp.test/"}
+                if observed == "requires_action"
+                else None,
+                "sweep_at": clock.now(),
+            }
+            | more
+        )
         answer = await self._db.call("operation_settle", document)
         return msgspec.convert(msgspec.json.decode(answer)["operation"], Operation)
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from clearspan.payments.errors import MovedOn
 from clearspan.payments.models import (
     CHARGES,
     HOLDS_THE_PLACE,
@@ -200,3 +201,39 @@ async def test_two_partial_refunds_in_flight_never_exceed_what_was_captured(mone
     with pytest.raises(DomainError) as refusal:
         await money.operate(payment_id, "refund", amount_minor=600)
     assert (refusal.value.code, refusal.value.fields["available_minor"]) == ("amount_above_refundable", 400)
+
+
+async def refunding(money: Any) -> Operation:
+    """A refund that was sent, of a payment that succeeded."""
+    payment_id = await money.open(1000, manual=False)
+    charge = await money.operate(payment_id, "charge")
+    await money.settle(charge, "succeeded", fenced=False, psp_ref="ch_1")
+    return await money.operate(payment_id, "refund", amount_minor=400)
+
+
+async def test_news_that_was_judged_against_an_older_state_is_judged_again(money: Any) -> None:
+    """Two messages of a PSP, each judged while the refund was still open: the later one contradicts the earlier."""
+    refund = await refunding(money)
+    done = await money.settle(refund, "succeeded", fenced=True, psp_ref="re_1", source="webhook", judged="submitted")
+    assert done.state is OperationState.SUCCEEDED
+    with pytest.raises(MovedOn):
+        await money.settle(refund, "declined", fenced=True, psp_ref="re_1", source="webhook", judged="submitted")
+    rows = (await money.read(refund.payment_id)).operations
+    assert next(one.state for one in rows if one.operation_id == refund.operation_id) is OperationState.SUCCEEDED
+
+
+async def test_a_failure_heard_before_the_answer_that_the_refund_succeeded_is_a_reversal(money: Any) -> None:
+    refund = await refunding(money)
+    failed = await money.settle(refund, "declined", fenced=True, psp_ref="re_1", source="webhook", psp_sequence=2)
+    assert failed.state is OperationState.DECLINED
+    late = await money.settle(refund, "succeeded", fenced=False, psp_ref="re_1")
+    assert (late.state, late.code) == (OperationState.REVERSED, "generic_decline")
+    payment = (await money.read(refund.payment_id)).payment
+    assert (payment.refunded_minor, payment.captured_minor) == (0, 1000)
+
+
+async def test_an_answer_after_a_failure_without_an_order_stays_a_surplus(money: Any) -> None:
+    refund = await refunding(money)
+    await money.settle(refund, "declined", fenced=True, psp_ref="re_1", source="webhook")
+    late = await money.settle(refund, "succeeded", fenced=False, psp_ref="re_1")
+    assert late.state is OperationState.SURPLUS

@@ -214,6 +214,14 @@ class StillOpen(DomainError):
     title = "The PSP was asked and gave no clear answer"
 
 
+class MovedOn(DomainError):
+    """The operation changed while news of it was judged. Never leaves the gateway."""
+
+    code = "operation_moved_on"
+    status = 409
+    title = "The operation has another state by now"
+
+
 class DisputeCurrencyMismatch(DomainError):
     """A dispute in another currency than its charge: it is kept for a human. Never leaves the gateway."""
 

@@ -26,6 +26,8 @@ from clearspan.sdk import Approved, Declined, DisputeNews, Hint, Money, News, Op
 if TYPE_CHECKING:
     from clearspan.payments.service import Payments
 
+JUDGED_MAX = 5
+"""So often news is judged anew because the operation changed meanwhile."""
 PAYMENT_LABEL = "clearspan_payment"
 """The metadata that carries a payment's id to the PSP and back."""
 _OPENED = msgspec.json.Decoder(Opened)
@@ -77,6 +79,24 @@ async def tell(
     """
     if isinstance(news, DisputeNews):
         return await _dispute(payments, caller, account_id, news, sequence)
+    for _ in range(JUDGED_MAX):
+        try:
+            return await _tell(payments, caller, account_id, news, fact_id, sequence, adopt=adopt)
+        except errors.MovedOn:
+            continue  # Another message was faster: what this one says is to be judged by what is known now.
+    raise errors.StillOpen("The operation changes faster than its news can be judged.")
+
+
+async def _tell(
+    payments: Payments,
+    caller: Caller,
+    account_id: UUID,
+    news: OperationNews | Hint,
+    fact_id: UUID,
+    sequence: int | None,
+    *,
+    adopt: bool,
+) -> Told | None:
     opened = await match(payments, caller, account_id, news)
     if opened is None and isinstance(news, OperationNews):
         opened = await _adopt(payments, caller, account_id, news, adopt=adopt)
@@ -103,7 +123,7 @@ async def tell(
         await payments.settle(caller, opened, found, fact_id=uuid5(fact_id, "looked up"), sequence=sequence)
         await payments.settle(caller, opened, observation, fact_id=fact_id, note_only=True)
     else:
-        await payments.settle(caller, opened, observation, fact_id=fact_id, sequence=sequence)
+        await payments.settle(caller, opened, observation, fact_id=fact_id, sequence=sequence, judged=operation.state)
     return told
 
 

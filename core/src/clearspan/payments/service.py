@@ -1039,6 +1039,7 @@ class Payments:
         fact_id: UUID | None = None,
         sequence: int | None = None,
         note_only: bool = False,
+        judged: OperationState | None = None,
     ) -> Settled:
         """Store what was observed when nobody waits for an answer.
 
@@ -1049,8 +1050,12 @@ class Payments:
             fact_id: the same observation is stored once.
             sequence: the PSP's own order of its news about this operation.
             note_only: keep the fact, change nothing.
+            judged: the state that unasked news was judged against.
+
+        Raises:
+            MovedOn: the operation has another final state than ``judged`` by now.
         """
-        more: dict[str, Any] = {"psp_sequence": sequence, "note_only": note_only}
+        more: dict[str, Any] = {"psp_sequence": sequence, "note_only": note_only, "judged": judged}
         if fact_id is not None:
             more["fact_id"] = fact_id
         settled, _ = await self._settle(caller, None, opened, observation, _no_answer, **more)

@@ -685,6 +685,11 @@ BEGIN
     IF op.operation_id IS NULL THEN
         PERFORM refuse_{{v}}('operation_not_found');
     END IF;
+    -- Unasked news was judged against a state that another message has changed since: it may contradict now, and must be judged again.
+    IF p->>'judged' IS NOT NULL AND op.state <> p->>'judged' AND observed <> op.state
+       AND op.state IN ('succeeded', 'declined', 'expired', 'not_charged', 'not_sent', 'surplus', 'reversed') THEN
+        PERFORM refuse_{{v}}('operation_moved_on');
+    END IF;
     before := pay.status;
     before_op := op.state;
     before_pay := pay;
