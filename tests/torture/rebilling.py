@@ -35,7 +35,7 @@ PERIODS = 5
 DECLINED = 7
 """Every so many subscriptions have a card that is declined."""
 FAULTS: dict[str, Any] = {
-    "rates": {name: 0.03 for name in ("F1", "F2", "F3", "F4", "F5", "F7", "F8", "F10")} | {"W1": 0.05, "W3": 0.05}
+    "rates": dict.fromkeys(("F1", "F2", "F3", "F4", "F5", "F7", "F8", "F10"), 0.03) | {"W1": 0.05, "W3": 0.05}
 }
 PATIENCE_S = 300.0
 _TENANT = "tenant_id = $1"
@@ -174,7 +174,7 @@ async def run(world: World, *, subscriptions: int, kills: int, seed: int) -> Rep
         while world.web.killed - killed < kills:
             await clock.sleep(dice.uniform(0.05, 0.3))
             await world.web.kill(dice.randrange(world.web.count))
-            if clock.monotonic() - flushed > 3:
+            if clock.monotonic() - flushed > 1:
                 await queue.flushall()
                 report.flushes, flushed = report.flushes + 1, clock.monotonic()
             if dice.random() < 0.1 and len(canceled) < subscriptions // 5:
