@@ -21,7 +21,7 @@ run: bootstrap ## start Clearspan with its database, queue, worker and simulator
 	@exec $(BIN)/clearspan up $(ARGS)
 
 test: bootstrap ## run the tests
-	@exec $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	@exec $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: bootstrap ## format, lint, import contracts, types, generated pages
 	$(BIN)/ruff format --check .
