@@ -138,8 +138,8 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             _SERVICE,
-            'await self._open(caller, "payment_open", document)',
-            'await self._open(caller, "payment_open_dry" if body.confirm else "payment_open", document)',
+            'opened = await self._open(caller, "payment_open", document)',
+            'opened = await self._open(caller, "payment_open_dry" if confirm else "payment_open", document)',
         ),
         (
             _SERVICE,

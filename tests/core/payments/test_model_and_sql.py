@@ -207,7 +207,7 @@ async def refunding(money: Any) -> Operation:
     """A refund that was sent, of a payment that succeeded."""
     payment_id = await money.open(1000, manual=False)
     charge = await money.operate(payment_id, "charge")
-    await money.settle(charge, "succeeded", fenced=False, psp_ref="ch_1")
+    await money.settle(charge, "succeeded", fenced=False, psp_ref=f"ch_{charge.operation_id}")
     return await money.operate(payment_id, "refund", amount_minor=400)
 
 
@@ -222,18 +222,20 @@ async def test_news_that_was_judged_against_an_older_state_is_judged_again(money
     assert next(one.state for one in rows if one.operation_id == refund.operation_id) is OperationState.SUCCEEDED
 
 
-async def test_a_failure_heard_before_the_answer_that_the_refund_succeeded_is_a_reversal(money: Any) -> None:
-    refund = await refunding(money)
-    failed = await money.settle(refund, "declined", fenced=True, psp_ref="re_1", source="webhook", psp_sequence=2)
-    assert failed.state is OperationState.DECLINED
-    late = await money.settle(refund, "succeeded", fenced=False, psp_ref="re_1")
-    assert (late.state, late.code) == (OperationState.REVERSED, "generic_decline")
-    payment = (await money.read(refund.payment_id)).payment
-    assert (payment.refunded_minor, payment.captured_minor) == (0, 1000)
-
-
-async def test_an_answer_after_a_failure_without_an_order_stays_a_surplus(money: Any) -> None:
-    refund = await refunding(money)
-    await money.settle(refund, "declined", fenced=True, psp_ref="re_1", source="webhook")
-    late = await money.settle(refund, "succeeded", fenced=False, psp_ref="re_1")
-    assert late.state is OperationState.SURPLUS
+async def test_an_answer_that_contradicts_a_failure_heard_before_is_looked_up(money: Any) -> None:
+    """Either the refund failed after it had succeeded, or the news lied: the PSP's own record decides."""
+    for record, state, refunded in (
+        ("declined", OperationState.REVERSED, 0),
+        ("succeeded", OperationState.SURPLUS, 400),
+    ):
+        refund = await refunding(money)
+        reference = f"re_{refund.operation_id}"
+        heard = await money.settle(refund, "declined", fenced=True, psp_ref=reference, source="webhook", psp_sequence=2)
+        assert heard.state is OperationState.DECLINED
+        with pytest.raises(MovedOn):
+            await money.settle(refund, "succeeded", fenced=False, psp_ref=reference)
+        told = {"looked_up": True, "taken_back": record == "declined"}
+        known = await money.settle(refund, record, fenced=False, psp_ref=reference, source="lookup", **told)
+        assert known.state is state
+        payment = (await money.read(refund.payment_id)).payment
+        assert (payment.refunded_minor, payment.captured_minor) == (refunded, 1000)

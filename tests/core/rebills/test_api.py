@@ -176,6 +176,9 @@ async def test_nothing_is_retried_by_hand_while_an_outcome_is_open_or_on_a_card_
     assert code(await post(desk, f"{of(open_)}/retry")) == (409, "payment_in_progress")
     desk.puppet.does = declined("lost_card")
     await desk.collect(START + DAY)
+    # The decline suspended the mandate as well; with that mended, the card itself still stands in the way.
+    assert code(await post(desk, f"{of(stopped)}/retry")) == (409, "mandate_not_active")
+    await desk.sql.execute("UPDATE mandates SET status = 'active' WHERE tenant_id = $1", desk.scope.tenant_id)
     assert code(await post(desk, f"{of(stopped)}/retry")) == (409, "card_stopped")
 
 

@@ -145,7 +145,7 @@ async def test_a_worker_that_dies_after_reserving_is_found_and_waited_for(
     async def die(*_: Any) -> Any:
         raise asyncio.CancelledError
 
-    monkeypatch.setattr(Payments, "_send_and_store", die)
+    monkeypatch.setattr(Payments, "_send", die)
     await desk.collect(START)
     monkeypatch.undo()
     rebill = await desk.rebill(invoice)

@@ -1070,7 +1070,42 @@ class Payments:
         render: Render,
         **more: Any,
     ) -> tuple[Settled, Answer | None]:
-        """Store what was observed, and the predicted answer with it. Repeats while the database is away."""
+        """Store what was observed, and the predicted answer with it; an answer that contradicts what was heard is looked up."""
+        try:
+            return await self._store(caller, key, opened, observation, render, **more)
+        except errors.MovedOn:
+            if observation.source != "response":
+                raise
+        return await self._store_contradiction(caller, opened, observation), None
+
+    async def _store_contradiction(self, caller: Caller, opened: Opened, observation: Observation) -> Settled:
+        """The PSP answered that a refund succeeded, after it had told that it failed. Its record decides, when it can be had."""
+        operation, sending = opened.operation, opened.sending
+        assert operation is not None
+        found = observation
+        if sending is not None:
+            found = await self.look_up(caller.scope, operation, sending)
+        if found.observed not in ("succeeded", "declined"):
+            found = observation  # As carried out, with an incident: the money may be gone.
+        settled, _ = await self._store(
+            caller, None, opened, found, _no_answer, looked_up=True, taken_back=found.observed == "declined"
+        )
+        if found is not observation:
+            settled, _ = await self._store(
+                caller, None, opened, observation, _no_answer, looked_up=True, note_only=True
+            )
+        return settled
+
+    async def _store(
+        self,
+        caller: Caller,
+        key: IdempotencyKey | None,
+        opened: Opened,
+        observation: Observation,
+        render: Render,
+        **more: Any,
+    ) -> tuple[Settled, Answer | None]:
+        """One observation in one transaction. Repeats while the database is away."""
         payment, operation = opened.payment, opened.operation
         assert payment is not None
         assert operation is not None

@@ -690,6 +690,11 @@ BEGIN
        AND op.state IN ('succeeded', 'declined', 'expired', 'not_charged', 'not_sent', 'surplus', 'reversed') THEN
         PERFORM refuse_{{v}}('operation_moved_on');
     END IF;
+    -- An answer that a refund succeeded, after news that it failed: either it failed later, or the news lied. The PSP must be asked.
+    IF observed = 'succeeded' AND op.state = 'declined' AND op.kind = 'refund' AND f->>'source' = 'response'
+       AND NOT COALESCE((p->>'looked_up')::boolean, false) THEN
+        PERFORM refuse_{{v}}('operation_moved_on');
+    END IF;
     before := pay.status;
     before_op := op.state;
     before_pay := pay;
@@ -717,10 +722,9 @@ BEGIN
     after := CASE
         WHEN (p->>'note_only')::boolean OR (p->>'psp_sequence')::bigint <= op.psp_sequence THEN op.state
         WHEN observed IN ('unknown', 'not_sent') AND op.lease_token IS DISTINCT FROM (p->>'lease_token')::uuid THEN op.state
+        -- The answer said that it succeeded, the PSP's own record that it failed: it failed after it had succeeded.
+        WHEN observed = 'declined' AND op.state = 'declined' AND op.kind = 'refund' AND (p->>'taken_back')::boolean THEN 'reversed'
         WHEN observed = op.state THEN op.state
-        -- The answer to the request is older than the PSP's own numbered news that the refund failed: it had succeeded before.
-        WHEN observed = 'succeeded' AND op.state = 'declined' AND op.kind = 'refund' AND f->>'source' = 'response'
-             AND op.psp_sequence IS NOT NULL THEN 'reversed'
         WHEN observed = 'succeeded' AND op.state IN ('declined', 'expired', 'not_charged', 'not_sent')
              THEN 'surplus'
         WHEN observed = 'declined' AND op.state = 'succeeded' AND op.kind = 'refund' AND f->>'source' <> 'response' THEN 'reversed'
