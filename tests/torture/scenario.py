@@ -287,7 +287,7 @@ class Scenario:
                 " AND unwind_at IS NOT NULL AND (amount_minor <> $2 OR NOT EXISTS (SELECT FROM operations o"
                 " WHERE o.tenant_id = payment_intents.tenant_id AND o.payment_id = payment_intents.payment_id"
                 # The sandbox refuses that for ever; once is enough.
-                " AND o.kind IN ('void', 'refund') AND o.state = 'declined'))",
+                " AND o.kind IN ('void', 'refund') AND o.state = 'declined' AND o.routing->>'rule' = 'unwind'))",
                 tenants,
                 FOLLOW_UP_REFUSED_AMOUNT,
             )

@@ -27,6 +27,7 @@ from clearspan.payments import recovery
 from clearspan.payments.models import Operation, OperationState, Payment, PaymentStatus
 from clearspan.payments.recovery import NextStep
 from clearspan.platform import clock
+from clearspan.psps.calls import Observation
 from clearspan.sdk import (
     ActionRequired,
     Declined,
@@ -470,3 +471,27 @@ async def test_what_a_dead_process_never_sent_is_concluded_in_one_look(
     assert [one["observed"] for one in found["operations"][0]["observations"]] == ["unknown", "not_charged"]
     release.set()
     await paying
+
+
+def test_a_lookup_is_made_as_soon_as_it_can_be_a_proof() -> None:
+    """Looks grow apart; whoever waits for proof that nothing was executed does not wait for the next of them."""
+    sent = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+    now = sent + timedelta(seconds=60)
+    facts = PspFacts(
+        capabilities=frozenset(),
+        lookup=Lookup(by_reference=True, lag_max=timedelta(seconds=1)),
+        max_late_effect=timedelta(seconds=60),
+    )
+    operation = Operation(
+        operation_id=clock.new_uuid(), payment_id=clock.new_uuid(), kind="purchase", state=OperationState.UNKNOWN,
+        amount_minor=100, currency="EUR", created_at=sent, sent_at=sent, updated_at=sent, psp_account_id=clock.new_uuid(),
+        psp_key="k", sweep_step=4,
+    )  # fmt: skip
+    proof = recovery.proof_at(operation, facts)
+    assert proof == sent + timedelta(seconds=62)
+    nothing = Observation(observed="unknown", source="lookup", code="lookup_found_nothing")
+    assert recovery.look_again(operation, nothing, now) == now + timedelta(seconds=900)
+    told = Observation(observed="unknown", source="lookup", code="lookup_found_nothing", look_by=proof)
+    assert recovery.look_again(operation, told, now) == proof
+    assert recovery.look_again(operation, told, proof) == proof + timedelta(seconds=900)
+    assert recovery.proof_at(operation, PspFacts(capabilities=frozenset())) is None

@@ -62,8 +62,11 @@ def next_look(operation: Operation, now: datetime) -> datetime:
 
 def look_again(operation: Operation, observation: Observation, now: datetime) -> datetime:
     """When to look again after what was just seen. The distances grow while the PSP answers and has nothing new; one that
-    could not be asked is asked again soon, so that everything is found out soon after it is back."""
+    could not be asked is asked again soon, so that everything is found out soon after it is back; and when a lookup that finds
+    nothing becomes a proof, it is made at once."""
     at = next_look(operation, now)
+    if observation.look_by is not None and observation.look_by > now:
+        at = min(at, observation.look_by)
     if observation.observed in (OperationState.UNKNOWN, OperationState.PENDING) and observation.code in NOT_ASKED:
         return min(at, now + timedelta(seconds=NOT_ASKED_DELAY_S))
     return at
@@ -97,6 +100,13 @@ def after_nothing_was_found(payment: Payment, operation: Operation, facts: PspFa
     if facts.lookup.by_reference and now - operation.sent_at > facts.max_late_effect + facts.lookup.lag_max:
         return NextStep.NOT_CHARGED
     return NextStep.WAIT
+
+
+def proof_at(operation: Operation, facts: PspFacts) -> datetime | None:
+    """From when on a lookup that finds nothing proves that nothing was executed; ``None``: never."""
+    if not facts.lookup.by_reference:
+        return None
+    return operation.sent_at + facts.max_late_effect + facts.lookup.lag_max + timedelta(seconds=1)
 
 
 def quarantined(operation: Operation, now: datetime, limit: timedelta) -> bool:

@@ -832,7 +832,12 @@ class Payments:
             if recovery.quarantined(operation, now, limit):
                 return msgspec.structs.replace(found, observed="needs_review", code="quarantined")
             # That a *lookup* was not sent says nothing about the operation.
-            return msgspec.structs.replace(found, observed=undecided, code=found.code or "lookup_found_nothing")
+            return msgspec.structs.replace(
+                found,
+                observed=undecided,
+                code=found.code or "lookup_found_nothing",
+                look_by=recovery.proof_at(operation, psp.facts),
+            )
         return found
 
     async def _resend(self, caller: Caller, opened: Opened) -> Observation:

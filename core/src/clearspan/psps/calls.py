@@ -60,6 +60,7 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
         action_expires_at: until when.
         raw: the PSP's answer, card numbers masked, at most 16 KB.
         retry_after_s: how long the PSP asked not to be called.
+        look_by: when looking again would prove something, aware UTC.
     """
 
     observed: str
@@ -80,6 +81,7 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     action_expires_at: datetime | None = None
     raw: dict[str, Any] | None = None
     retry_after_s: float | None = None
+    look_by: datetime | None = None
 
     @property
     def failed(self) -> bool:
@@ -91,7 +93,7 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
         fact = {
             name: value
             for name, value in msgspec.structs.asdict(self).items()
-            if value is not None and name not in ("next_action", "action_expires_at", "retry_after_s")
+            if value is not None and name not in ("next_action", "action_expires_at", "retry_after_s", "look_by")
         }
         fact["payload_hash"] = hashlib.sha256(msgspec.json.encode(self.raw, order="deterministic")).hexdigest()
         return fact
