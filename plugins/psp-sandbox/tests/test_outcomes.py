@@ -335,6 +335,27 @@ async def test_a_consent_is_revoked_at_the_third_rebill(shop: Shop) -> None:
     assert said == ["approved", "approved", "consent_revoked 21", "consent_revoked 21"]
 
 
+async def test_a_card_of_a_customer_with_a_test_clock_expires_by_that_clock(world: World) -> None:
+    card = {"number": "4000000000088171", "exp_month": 12, "exp_year": 2040}
+    agreement = {"initiator": "merchant", "purpose": "recurring", "mandate": "man_2"}
+
+    async def charge(at: str, **more: object) -> str:
+        body = {
+            "reference": f"op_{at}",
+            "amount": 700,
+            "currency": "EUR",
+            "card": card,
+            "metadata": {"clearspan_clock": at},
+        }
+        return str((await world.api.post("/v1/charges", json=body | more)).json()["status"])
+
+    first = agreement | {"initiator": "customer", "first": True}
+    later_on = {"customer_present": False, "stored_credential": agreement}
+    assert await charge("2026-01-01T00:00:00+00:00", stored_credential=first) == "succeeded"
+    assert await charge("2026-02-01T00:00:00+00:00", **later_on) == "succeeded"
+    assert await charge("2026-02-15T00:00:00+00:00", **later_on) == "declined"
+
+
 async def test_a_card_expires_by_the_simulators_clock(world: World) -> None:
     card = {"number": "4000000000088171", "exp_month": 12, "exp_year": 2040}
     agreement = {"initiator": "merchant", "purpose": "recurring", "mandate": "man_1"}

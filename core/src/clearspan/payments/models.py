@@ -114,6 +114,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     psp_sequence: int | None = None
     merchant_initiated: bool = False
     mandate_id: UUID | None = None
+    clock_at: datetime | None = None
 
 
 class Dispute(msgspec.Struct, frozen=True, kw_only=True):

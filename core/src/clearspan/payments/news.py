@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 JUDGED_MAX = 5
 """So often news is judged anew because the operation changed meanwhile."""
 PAYMENT_LABEL = "clearspan_payment"
+CLOCK_LABEL = "clearspan_clock"
+"""In test mode: the time of the customer's test clock, for a simulator that lives by it."""
 """The metadata that carries a payment's id to the PSP and back."""
 _OPENED = msgspec.json.Decoder(Opened)
 

@@ -38,7 +38,7 @@ from clearspan.payments.models import (
     derive,
     next_state,
 )
-from clearspan.payments.news import PAYMENT_LABEL, Told
+from clearspan.payments.news import CLOCK_LABEL, PAYMENT_LABEL, Told
 from clearspan.payments.recovery import NextStep
 from clearspan.payments.rows import Details, InvoiceCharge, Kept, MandateRow, Opened, Settled, Stale, Verification
 from clearspan.payments.schemas import (
@@ -975,7 +975,9 @@ class Payments:
                     webhook_url=self._psps.webhook_url(sending),
                     description=payment.description,
                     # The payment's own id goes along, so that a charge can be put back where it belongs after a restore.
-                    metadata=payment.metadata | {PAYMENT_LABEL: ids.encode("pay", payment.payment_id)},
+                    metadata=payment.metadata
+                    | {PAYMENT_LABEL: ids.encode("pay", payment.payment_id)}
+                    | ({CLOCK_LABEL: operation.clock_at.isoformat()} if operation.clock_at is not None else {}),
                 )
                 return await psp.observe(psp.adapter.create_intent(charge), amount, "create_intent")
             case "capture":

@@ -34,6 +34,10 @@ HookUrl = Annotated[str, msgspec.Meta(pattern=r"^https?://[!-~]{1,2000}$")]
 _Digits = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,4}$")]
 
 
+CLOCK_KEY = "clearspan_clock"
+"""A charge's metadata may hold the time of its customer's test clock (ISO 8601)."""
+
+
 class CardIn(msgspec.Struct, forbid_unknown_fields=True):
     """A card as it is sent; numbers may be numbers or digits."""
 
@@ -487,7 +491,7 @@ class Bank:
         if new and not charge.customer_present:
             self._rebills.setdefault(agreement, []).append(charge.id)
         if charge.status == "succeeded":
-            self._first_at.setdefault(agreement, charge.created_at)
+            self._first_at.setdefault(agreement, _when(charge))
             if charge.customer_present and charge.ds_transaction_id and charge.network_transaction_id:
                 self._proved.add((charge.card, charge.network_transaction_id))
 
@@ -496,6 +500,8 @@ class Bank:
         if card.refusal:
             return card.refusal
         first_at = self._first_at.get(_agreement(charge))
+        if CLOCK_KEY in charge.metadata:
+            now = _when(charge).timestamp()
         worn_out = card.valid_s and first_at is not None and now >= first_at.timestamp() + card.valid_s
         if worn_out or (request.card and _expired(request.card, now)):
             return "expired_card"
@@ -585,6 +591,15 @@ def letters(name: str) -> str:
 
 
 _Agreement = tuple[str, CardOut | None, str]
+
+
+def _when(charge: Operation) -> datetime:
+    """Of a customer who lives by a test clock, the clock's time; else the simulator's."""
+    try:
+        told = datetime.fromisoformat(charge.metadata[CLOCK_KEY])
+    except (KeyError, ValueError):
+        return charge.created_at
+    return told if told.tzinfo is not None else charge.created_at
 
 
 def _agreement(charge: Operation) -> _Agreement:
