@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -17,8 +18,11 @@ from clearspan.platform import clock
 from clearspan.rebills.service import Collector, _Run
 
 
+_STEPPING: ContextVar[bool] = ContextVar("stepping", default=False)
+
+
 class Stepped:
-    """A clock that moves only when somebody sleeps."""
+    """A clock that moves only when the test, or a task of it, sleeps; the gateway's own tasks sleep as ever."""
 
     def __init__(self, real: clock.Clock) -> None:
         self._real = real
@@ -35,6 +39,9 @@ class Stepped:
         return self._passed
 
     async def sleep(self, seconds: float) -> None:
+        if not _STEPPING.get():
+            await self._real.sleep(seconds)
+            return
         self._passed += seconds
         await asyncio.sleep(0)
 
@@ -45,9 +52,11 @@ def stepped() -> Iterator[Stepped]:
     real = clock.use(clock.SystemClock())
     mine = Stepped(real)
     clock.use(mine)
+    token = _STEPPING.set(True)
     try:
         yield mine
     finally:
+        _STEPPING.reset(token)
         clock.use(real)
 
 
