@@ -17,7 +17,6 @@ from clearspan.payments.service import Payments
 from clearspan.platform import clock
 from clearspan.rebills.service import Collector, _Run
 
-
 _STEPPING: ContextVar[bool] = ContextVar("stepping", default=False)
 
 
