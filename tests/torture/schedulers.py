@@ -123,7 +123,9 @@ async def work(url: str, folder: Path, tenant: UUID, seed: int) -> None:
     defaults, _ = sim.parts()
     narrow = msgspec.structs.replace(defaults.database, pool_size=2, orm_pool_size=1)
     settings = msgspec.structs.replace(
-        defaults, database=narrow, rebills=msgspec.structs.replace(defaults.rebills, plan_batch=50)
+        defaults,
+        database=narrow,
+        rebills=msgspec.structs.replace(defaults.rebills, plan_batch=dice.choice((20, 100, 500))),
     )
     db = Database(url, narrow)
     await db.open()
