@@ -48,24 +48,35 @@ BEGIN
     RETURN s;
 END $$;
 
+-- Whether the next thing that happens to a due subscription is that another period begins.
+CREATE OR REPLACE FUNCTION subscription_plain_{{v}}(s subscriptions) RETURNS boolean LANGUAGE sql IMMUTABLE AS $$
+    SELECT s.status IN ('trialing', 'active', 'past_due') AND s.pending_change IS NULL AND NOT s.cancel_at_period_end
+           AND (s.cancel_at IS NULL OR s.cancel_at > s.next_at) AND s.next_at >= s.current_period_end;
+$$;
+
 -- Lock a batch of what is due, oldest first, passing over what another scheduler holds. plain: renewals and ends of trials; the others are
--- those that need more than that. Two statements because each has its own partial index.
+-- those that need more than that. Statements of their own, because each has its own partial index.
 CREATE OR REPLACE FUNCTION subscriptions_claim_{{v}}(tenant uuid, is_live boolean, clock uuid, at_ timestamptz, most integer,
                                                      plain boolean) RETURNS uuid[] LANGUAGE plpgsql AS $$
 BEGIN
-    IF clock IS NULL THEN
+    IF clock IS NOT NULL THEN
         RETURN (SELECT array_agg(subscription_id) FROM (
-            SELECT subscription_id FROM subscriptions
-            WHERE tenant_id = tenant AND live = is_live AND next_at <= at_ AND test_clock_id IS NULL
-              AND (status IN ('trialing', 'active', 'past_due') AND pending_change IS NULL AND NOT cancel_at_period_end
-                   AND (cancel_at IS NULL OR cancel_at > next_at) AND next_at >= current_period_end) = plain
+            SELECT subscription_id FROM subscriptions s
+            WHERE tenant_id = tenant AND live = is_live AND next_at <= at_ AND test_clock_id = clock
+              AND subscription_plain_{{v}}(s) = plain
+            ORDER BY next_at, subscription_id LIMIT most FOR NO KEY UPDATE SKIP LOCKED) AS due);
+    ELSIF plain THEN
+        RETURN (SELECT array_agg(subscription_id) FROM (
+            SELECT subscription_id FROM subscriptions s
+            WHERE tenant_id = tenant AND live = is_live AND next_at <= at_ AND test_clock_id IS NULL AND subscription_plain_{{v}}(s)
             ORDER BY next_at, subscription_id LIMIT most FOR NO KEY UPDATE SKIP LOCKED) AS due);
     END IF;
     RETURN (SELECT array_agg(subscription_id) FROM (
-        SELECT subscription_id FROM subscriptions
-        WHERE tenant_id = tenant AND live = is_live AND next_at <= at_ AND test_clock_id = clock
-          AND (status IN ('trialing', 'active', 'past_due') AND pending_change IS NULL AND NOT cancel_at_period_end
-               AND (cancel_at IS NULL OR cancel_at > next_at) AND next_at >= current_period_end) = plain
+        SELECT subscription_id FROM subscriptions s
+        WHERE tenant_id = tenant AND live = is_live AND next_at <= at_ AND test_clock_id IS NULL
+          AND (status IN ('incomplete', 'paused', 'unpaid') OR cancel_at IS NOT NULL OR cancel_at_period_end
+               OR pending_change IS NOT NULL OR next_at < current_period_end) -- as subscriptions_due_specially
+          AND NOT subscription_plain_{{v}}(s)
         ORDER BY next_at, subscription_id LIMIT most FOR NO KEY UPDATE SKIP LOCKED) AS due);
 END $$;
 
