@@ -178,7 +178,7 @@ async def run(world: World, *, subscriptions: int, kills: int, seed: int) -> Rep
                 await queue.flushall()
                 report.flushes, flushed = report.flushes + 1, clock.monotonic()
             if dice.random() < 0.1 and len(canceled) < subscriptions // 5:
-                one = dice.choice(made)
+                one = dice.choice([each for each in made if each not in canceled])
                 path = f"/v1/subscriptions/{ids.encode('sub', one)}/cancel"
                 body = {"at": "now", "invoices": dice.choice(("void", "keep")), "reason": "moved on"}
                 answer = await insist([world.shop], path, body, str(clock.new_uuid()))
