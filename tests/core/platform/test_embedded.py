@@ -102,6 +102,18 @@ def wait_for_the_end_of(thread: threading.Thread) -> None:
     raise AssertionError("the thread does not end")
 
 
+def wait_for_the_death_of(child_pid: int) -> None:
+    """A process that is being ended has no directory any more a moment before the kernel calls it dead."""
+    for _ in range(400):
+        try:
+            if os.waitid(os.P_PID, child_pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+                return
+        except ChildProcessError:
+            return
+        time.sleep(0.05)
+    raise AssertionError("the process does not die")
+
+
 @contextmanager
 def child(
     home: Path,
@@ -291,6 +303,7 @@ async def test_committed_rows_survive_kill_9_of_the_server(tmp_path: Path) -> No
         await query(server.superuser_url, "CREATE TABLE kept AS SELECT 42 AS value")
         postmaster = int((tmp_path / "cluster/postmaster.pid").read_text().split()[0])
         os.kill(postmaster, signal.SIGKILL)
+        wait_for_the_death_of(postmaster)
         assert wait_for_none_below(tmp_path) == {}
         assert (tmp_path / "cluster/postmaster.pid").exists()
         server.start()

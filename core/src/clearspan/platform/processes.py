@@ -90,8 +90,16 @@ class ServerProcess:
 
     @property
     def alive(self) -> bool:
-        """Whether the server runs; never in a forked copy of this process, as threads are not copied."""
-        return self._keeper.is_alive()
+        """Whether the server runs; never in a forked copy of this process, as threads are not copied.
+
+        The kernel is asked, because the keeper hears of an end only when it is scheduled again.
+        """
+        if not self._keeper.is_alive():
+            return False
+        try:
+            return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+        except ChildProcessError:  # the keeper has collected it
+            return False
 
     @property
     def inherited(self) -> bool:
@@ -110,6 +118,7 @@ class ServerProcess:
                 return
             self._keeper.join(_POLL_S)
             if not self.alive:
+                self._keeper.join()
                 break
         what = f"is not ready after {timeout_s:.0f} s" if self.alive else f"ended with code {self._process.returncode}"
         with self._log.open("rb") as log:
