@@ -4,8 +4,10 @@ A plugin is a distribution with an entry point in group ``clearspan``. It declar
 the core owns timeouts, retries, keys, tracing and redaction. This package imports msgspec, httpx and pluggy only.
 """
 
+from clearspan.sdk.config import FormField, Host, OptionalSecret, Secret, form_fields
 from clearspan.sdk.declines import DECLINES, Decline, DeclineClass
 from clearspan.sdk.errors import (
+    NotSupported,
     OutcomeUnknown,
     PspError,
     PspMisconfigured,
@@ -15,21 +17,35 @@ from clearspan.sdk.errors import (
     WebhookRejected,
 )
 from clearspan.sdk.hookspecs import Companion, Hooks, RouteSet, hookimpl, hookspec
-from clearspan.sdk.http import send
-from clearspan.sdk.money import CURRENCIES, Money, UnknownCurrency, exponent, format_amount
+from clearspan.sdk.http import Answer, send
+from clearspan.sdk.money import (
+    CURRENCIES,
+    Money,
+    UnknownCurrency,
+    Unrepresentable,
+    decimal_text,
+    exponent,
+    format_amount,
+    from_decimal,
+    from_units,
+    to_units,
+)
 from clearspan.sdk.psp import (
     ActionRequired,
     Approved,
     Authentication,
+    Browser,
     CancelRequest,
     Capability,
     CaptureRequest,
     CardSource,
     ChargeRequest,
+    ChecksAccount,
     ContinueRequest,
     Declined,
     DisputeNews,
     DisputeStatus,
+    FetchesSettlements,
     Hint,
     Idempotency,
     Lookup,
@@ -41,17 +57,27 @@ from clearspan.sdk.psp import (
     PspAdapter,
     PspContext,
     PspFacts,
+    ReadsSettlements,
     RedirectAction,
+    RedirectSource,
     RefundRequest,
     RetrieveRequest,
+    SettlementKind,
+    SettlementLine,
+    Source,
+    SourceKind,
     StoredCredential,
+    TokenSource,
     WebhookDelivery,
     WebhookEvent,
     WebhookFacts,
 )
+from clearspan.sdk.refusals import RefusalTable
+from clearspan.sdk.signatures import check_time, hmac_base64, hmac_hex, same
 from clearspan.sdk.vault import CaptureSession, VaultCard, VaultContext, VaultProvider
+from clearspan.sdk.wire import Wire, form, read, without_none
 
-API_VERSION = "1.2"
+API_VERSION = "1.3"
 """The version of this contract, semantic: a plugin that needs a newer one says so in its requirements."""
 
 __all__ = [
@@ -59,14 +85,17 @@ __all__ = [
     "CURRENCIES",
     "DECLINES",
     "ActionRequired",
+    "Answer",
     "Approved",
     "Authentication",
+    "Browser",
     "CancelRequest",
     "Capability",
     "CaptureRequest",
     "CaptureSession",
     "CardSource",
     "ChargeRequest",
+    "ChecksAccount",
     "Companion",
     "ContinueRequest",
     "Decline",
@@ -74,14 +103,19 @@ __all__ = [
     "Declined",
     "DisputeNews",
     "DisputeStatus",
+    "FetchesSettlements",
+    "FormField",
     "Hint",
     "Hooks",
+    "Host",
     "Idempotency",
     "Lookup",
     "Money",
     "News",
     "NotFound",
+    "NotSupported",
     "OperationNews",
+    "OptionalSecret",
     "Outcome",
     "OutcomeUnknown",
     "Pending",
@@ -91,12 +125,22 @@ __all__ = [
     "PspFacts",
     "PspMisconfigured",
     "PspUnavailable",
+    "ReadsSettlements",
     "RedirectAction",
+    "RedirectSource",
     "RefundRequest",
+    "RefusalTable",
     "RetrieveRequest",
     "RouteSet",
+    "Secret",
+    "SettlementKind",
+    "SettlementLine",
+    "Source",
+    "SourceKind",
     "StoredCredential",
+    "TokenSource",
     "UnknownCurrency",
+    "Unrepresentable",
     "VaultCard",
     "VaultContext",
     "VaultError",
@@ -106,9 +150,22 @@ __all__ = [
     "WebhookEvent",
     "WebhookFacts",
     "WebhookRejected",
+    "Wire",
+    "check_time",
+    "decimal_text",
     "exponent",
+    "form",
+    "form_fields",
     "format_amount",
+    "from_decimal",
+    "from_units",
+    "hmac_base64",
+    "hmac_hex",
     "hookimpl",
     "hookspec",
+    "read",
+    "same",
     "send",
+    "to_units",
+    "without_none",
 ]

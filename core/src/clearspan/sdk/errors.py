@@ -35,6 +35,13 @@ class PspMisconfigured(PspError):
     """
 
 
+class NotSupported(PspError):
+    """Nothing was sent: the PSP cannot take this (currency, amount, method); ``str()`` says what it takes.
+
+    The operation becomes ``not_sent`` with code ``not_supported``. Prefer facts, which refuse before anything is reserved.
+    """
+
+
 class WebhookRejected(PspError):
     """A webhook's signature is missing, wrong, too old, from the future or another account's. Nothing of it is believed."""
 

@@ -6,6 +6,7 @@ httpx is the only HTTP client a plugin sees; the core builds it (pool per PSP ac
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -23,11 +24,13 @@ class Answer(msgspec.Struct, frozen=True):
 
     Attributes:
         status: the HTTP status, 200 to 499.
-        body: the decoded JSON object.
+        body: the decoded JSON object; empty after 204.
+        headers: by name in lower case.
     """
 
     status: int
     body: dict[str, Any]
+    headers: Mapping[str, str] = msgspec.field(default_factory=dict)
 
 
 def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -70,13 +73,16 @@ async def send(http: httpx.AsyncClient, request: httpx.Request) -> Answer:
         raise OutcomeUnknown(
             f"sent, the PSP answered {response.status_code}", retry_after_s=retry_after_s(response.headers)
         )
+    headers = {name.lower(): value for name, value in response.headers.items()}
+    if response.status_code == 204:
+        return Answer(204, {}, headers)
     try:
         decoded = json.loads(body.decode(), object_pairs_hook=_unambiguous, parse_constant=_not_json)
     except (ValueError, RecursionError) as error:
         raise OutcomeUnknown(f"sent, the answer is not JSON: {type(error).__name__}") from error
     if not isinstance(decoded, dict):
         raise OutcomeUnknown("sent, the answer is not a JSON object")
-    return Answer(response.status_code, decoded)
+    return Answer(response.status_code, decoded, headers)
 
 
 def retry_after_s(headers: httpx.Headers) -> float | None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import msgspec
+
+from clearspan.sdk.errors import NotSupported
 
 # ISO 4217:2015, list one (active codes of payment currencies; amendment 177, 2024-06), code -> number of minor digits.
 # Funds codes, precious metals and test codes are left out. Source: SIX Group, "List One: Current Currency & Funds".
@@ -47,6 +51,70 @@ def exponent(currency: str) -> int:
         return CURRENCIES[currency]
     except KeyError:
         raise UnknownCurrency(currency) from None
+
+
+class Unrepresentable(NotSupported):
+    """The PSP cannot be told this amount, or told one that is none of ours."""
+
+
+def decimal_text(money: Money, digits: int | None = None) -> str:
+    """``10.99`` for ``Money(1099, "EUR")``, for PSPs that want decimals.
+
+    Args:
+        money: not negative.
+        digits: after the point, where the PSP's differ from ISO 4217.
+
+    Raises:
+        Unrepresentable: it has more digits than the PSP takes.
+    """
+    units = to_units(money, exponent(money.currency) if digits is None else digits)
+    digits = exponent(money.currency) if digits is None else digits
+    text = str(units).rjust(digits + 1, "0")
+    return f"{text[:-digits]}.{text[-digits:]}" if digits else text
+
+
+def from_decimal(text: str, currency: str) -> Money:
+    """The amount behind ``10.99``.
+
+    Raises:
+        Unrepresentable: it is no plain decimal number, or finer than the currency's smallest unit.
+    """
+    digits = exponent(currency)
+    found = re.fullmatch(r"(-?)([0-9]{1,15})(?:\.([0-9]{1,6}))?", text)
+    if found is None or (found[3] is not None and found[3][digits:].strip("0")):
+        raise Unrepresentable(f"{text!r} is no amount of {currency}")
+    minor = int(found[2] + (found[3] or "")[:digits].ljust(digits, "0"))
+    return Money(-minor if found[1] else minor, currency)
+
+
+def to_units(money: Money, digits: int) -> int:
+    """The amount in a PSP's unit of ``digits`` decimals, where that is not ISO 4217's.
+
+    Raises:
+        Unrepresentable: it is finer than the PSP's unit.
+    """
+    own = exponent(money.currency)
+    larger, smaller = _power(digits - own), _power(own - digits)
+    if money.amount_minor % smaller:
+        raise Unrepresentable(f"{money} is finer than what the PSP takes in {money.currency}: {digits} decimals")
+    return money.amount_minor * larger // smaller
+
+
+def from_units(amount: int, currency: str, digits: int) -> Money:
+    """The amount that a PSP told in its unit of ``digits`` decimals.
+
+    Raises:
+        Unrepresentable: it is finer than the currency's smallest unit.
+    """
+    own = exponent(currency)
+    larger, smaller = _power(own - digits), _power(digits - own)
+    if amount % smaller:
+        raise Unrepresentable(f"{amount} is no amount of {currency} with {digits} decimals")
+    return Money(amount * larger // smaller, currency)
+
+
+def _power(digits: int) -> int:
+    return int("1" + "0" * digits) if digits > 0 else 1
 
 
 def format_amount(amount_minor: int, currency: str) -> str:

@@ -6,14 +6,15 @@ It never retries, never invents a key and never guesses: an undocumented answer 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, ClassVar, Protocol
 
 import httpx
 import msgspec
 
+from clearspan.sdk.errors import NotSupported
 from clearspan.sdk.money import Money
 
 
@@ -30,6 +31,17 @@ class Capability(StrEnum):
     THREE_DS = "three_ds"
     MERCHANT_INITIATED = "merchant_initiated"
     VERIFY = "verify"
+
+
+class SourceKind(StrEnum):
+    """Where the money of a charge may come from."""
+
+    CARD = "card"
+    """A card in the vault, which fills it in on the way to the PSP (``CardSource``)."""
+    TOKEN = "token"  # noqa: S105
+    """Something the PSP itself holds: a card on file, or what its own fields in the browser made (``TokenSource``)."""
+    REDIRECT = "redirect"
+    """Whatever the payer chooses on the PSP's pages: a wallet, a bank (``RedirectSource``)."""
 
 
 class Idempotency(msgspec.Struct, frozen=True):
@@ -74,12 +86,14 @@ class WebhookFacts(msgspec.Struct, frozen=True):
         id_field: where the event's id is, or empty.
         sequence_field: where the event's order is, or empty.
         retry_days: how long the PSP repeats an unanswered message.
+        answer: the body of our 200, where the PSP wants a certain one.
     """
 
     signature: str = "none"
     id_field: str = ""
     sequence_field: str = ""
     retry_days: int = 0
+    answer: str = ""
 
 
 class PspFacts(msgspec.Struct, frozen=True):
@@ -93,6 +107,8 @@ class PspFacts(msgspec.Struct, frozen=True):
         webhook: see there.
         max_late_effect: the longest time after which a request we sent may still take effect.
         void_window: how long an authorisation can be voided.
+        sources: what a charge may be paid with.
+        methods: for ``SourceKind.REDIRECT``: the PSP's words for what may be asked for by name; empty: none can.
     """
 
     capabilities: frozenset[Capability]
@@ -102,6 +118,8 @@ class PspFacts(msgspec.Struct, frozen=True):
     webhook: WebhookFacts = WebhookFacts()
     max_late_effect: timedelta = timedelta(days=7)
     void_window: timedelta = timedelta(days=7)
+    sources: frozenset[SourceKind] = frozenset({SourceKind.CARD})
+    methods: frozenset[str] = frozenset()
 
 
 class CardSource(msgspec.Struct, frozen=True):
@@ -119,6 +137,53 @@ class CardSource(msgspec.Struct, frozen=True):
     exp_year: str
     cvc: str
     network_transaction_id: str | None = None
+
+
+class TokenSource(msgspec.Struct, frozen=True):
+    """Something the PSP holds for this very account.
+
+    Attributes:
+        token: the PSP's reference: what its own fields in the browser made, or what an earlier answer gave as
+            ``Approved.stored_token``. Its form is the adapter's affair.
+        stored: the token comes from ``Approved.stored_token``.
+    """
+
+    token: str
+    stored: bool = False
+
+
+class RedirectSource(msgspec.Struct, frozen=True):
+    """Nothing yet: the payer goes to the PSP's pages.
+
+    Attributes:
+        method: one of ``PspFacts.methods``, or ``None`` to let him choose there.
+    """
+
+    method: str | None = None
+
+
+Source = CardSource | TokenSource | RedirectSource
+
+
+class Browser(msgspec.Struct, frozen=True, kw_only=True):
+    """The payer's browser as the merchant saw it. PSPs hand it to the issuer for 3-D Secure. Personal data: never log it.
+
+    Attributes:
+        ip_address: as text.
+        user_agent, accept_header: the request headers of his browser.
+        language: BCP 47.
+        colour_depth, screen_width, screen_height: bits and pixels.
+        timezone_offset_min: minutes from his local time to UTC, as JavaScript's ``getTimezoneOffset``.
+    """
+
+    ip_address: str | None = None
+    user_agent: str | None = None
+    accept_header: str | None = None
+    language: str | None = None
+    colour_depth: int | None = None
+    screen_width: int | None = None
+    screen_height: int | None = None
+    timezone_offset_min: int | None = None
 
 
 class StoredCredential(msgspec.Struct, frozen=True, kw_only=True):
@@ -148,26 +213,40 @@ class ChargeRequest(msgspec.Struct, frozen=True):
         key: the idempotency key, at most ``Idempotency.max_len`` characters; the same for every try of one operation.
         amount: what to charge; zero (with ``Capability.VERIFY`` only, never to be captured) asks whether the card is good.
         capture: ``True`` for a purchase, ``False`` for an authorisation to be captured later.
-        source: the card, by reference.
+        source: what is charged, by reference; of a kind that ``PspFacts.sources`` names.
         customer_present: ``False`` for a merchant-initiated payment.
         return_url: where the payer comes back to after an action.
         webhook_url: where this account's webhooks go, for PSPs that take the address with each request.
         description: for the PSP's own pages; no personal data.
         metadata: short strings for the PSP's records; no personal data.
         credential: the mandate that the charge rests on or establishes, when there is one.
+        customer: our id of the customer, for PSPs that group stored credentials by payer.
+        browser: the payer's, when the merchant told it; ``None`` also on every later sending of the same operation.
     """
 
     operation_id: str
     key: str
     amount: Money
     capture: bool
-    source: CardSource
+    source: Source
     customer_present: bool = True
     return_url: str | None = None
     webhook_url: str | None = None
     description: str | None = None
     metadata: Mapping[str, str] = msgspec.field(default_factory=dict)
     credential: StoredCredential | None = None
+    customer: str | None = None
+    browser: Browser | None = None
+
+    def card(self) -> CardSource:
+        """The source, for a PSP that takes cards only.
+
+        Raises:
+            NotSupported: it is none.
+        """
+        if not isinstance(self.source, CardSource):
+            raise NotSupported("this PSP takes cards from the vault only")
+        return self.source
 
 
 class ContinueRequest(msgspec.Struct, frozen=True):
@@ -224,6 +303,7 @@ class RetrieveRequest(msgspec.Struct, frozen=True):
         amount: what the operation asked for.
         psp_ref: the PSP's id of this operation, when it is known.
         charge_ref: the PSP's id of the charge it belongs to (captures, voids, refunds).
+        created_at: when the operation was reserved, aware UTC: nothing about it at the PSP is older.
     """
 
     operation_id: str
@@ -232,6 +312,7 @@ class RetrieveRequest(msgspec.Struct, frozen=True):
     amount: Money
     psp_ref: str | None = None
     charge_ref: str | None = None
+    created_at: datetime | None = None
 
 
 class RedirectAction(msgspec.Struct, frozen=True):
@@ -260,11 +341,13 @@ class Approved(msgspec.Struct, frozen=True, kw_only=True, tag="approved"):
     """The PSP says the operation took effect.
 
     Attributes:
-        psp_ref: the PSP's id of *this* operation.
+        psp_ref: the PSP's id of *this* operation, of no other one of the account. Where the PSP gives a capture or void no id of
+            its own, ``charge_ref/capture`` and ``charge_ref/void``.
         amount: what the PSP says it did; the core compares it with what was asked and treats a difference as unknown.
         network_transaction_id: for later merchant-initiated payments, when given.
         fee: what the PSP keeps for this operation, when it says so; not negative.
         authentication: of charges, when the PSP says how the payer was authenticated.
+        stored_token: what this PSP account takes as ``TokenSource`` for later charges, when it keeps something for us.
         raw: the answer; the core masks it before it is stored.
     """
 
@@ -273,6 +356,7 @@ class Approved(msgspec.Struct, frozen=True, kw_only=True, tag="approved"):
     network_transaction_id: str | None = None
     fee: Money | None = None
     authentication: Authentication | None = None
+    stored_token: str | None = None
     raw: Mapping[str, Any] = msgspec.field(default_factory=dict)
 
 
@@ -446,11 +530,15 @@ class PspContext(msgspec.Struct, frozen=True):
     Attributes:
         http: for calls without card data.
         vault_http: the same, but a request whose extensions carry ``vault_token`` goes through the vault, which replaces the
-            placeholders of ``CardSource``. Use ``request.extensions["vault_token"] = source.token``.
+            placeholders of ``CardSource``. ``Wire.call`` does it; by hand: ``request.extensions["vault_token"] = source.token``.
+        live: the account is one of live mode: choose the PSP's host by it.
+        now: the time, aware UTC; never ask the system's clock.
     """
 
     http: httpx.AsyncClient
     vault_http: httpx.AsyncClient
+    live: bool = False
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
 
 
 class PspAdapter(Protocol):
@@ -503,4 +591,75 @@ class PspAdapter(Protocol):
 
     async def activity(self, since: datetime, until: datetime) -> Sequence[News]:
         """Everything the PSP did for this account in a span of time, oldest first; called when ``Lookup.by_time`` says so."""
+        ...
+
+
+class SettlementKind(StrEnum):
+    """What a line of a settlement is about."""
+
+    CHARGE = "charge"
+    REFUND = "refund"
+    DISPUTE = "dispute"
+    DISPUTE_REVERSED = "dispute_reversed"
+    FEE = "fee"
+    PAYOUT = "payout"
+    ADJUSTMENT = "adjustment"
+
+
+class SettlementLine(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of what a PSP pays out. Amounts are signed as seen from the merchant: a refund is negative, a fee too.
+
+    Attributes:
+        kind: what it is about; ``adjustment`` for whatever the adapter has no word for.
+        line_ref: the PSP's id of the line, the same whenever it is read again.
+        gross, fee, net: ``gross + fee = net``, all in the currency of the settlement.
+        psp_ref: the PSP's id of the charge or refund.
+        reference: our operation's id, when the line holds it.
+        batch: the PSP's id of the payout or report.
+        booked_at: aware UTC.
+        raw: the line.
+    """
+
+    kind: SettlementKind
+    line_ref: str
+    gross: Money
+    fee: Money
+    net: Money
+    psp_ref: str | None = None
+    reference: str | None = None
+    batch: str | None = None
+    booked_at: datetime | None = None
+    raw: Mapping[str, Any] = msgspec.field(default_factory=dict)
+
+
+class ChecksAccount(Protocol):
+    """An adapter that can tell whether an account's settings work. Optional: implement the method and nothing else."""
+
+    async def check_account(self) -> None:
+        """Make a call that moves nothing.
+
+        Raises:
+            PspMisconfigured: the PSP does not take the credentials.
+            PspUnavailable, OutcomeUnknown: it could not be asked.
+        """
+        ...
+
+
+class FetchesSettlements(Protocol):
+    """An adapter whose PSP lists its settlements by API. Optional."""
+
+    async def fetch_settlements(self, since: datetime, until: datetime) -> Sequence[SettlementLine]:
+        """What was booked in a span of time, oldest first."""
+        ...
+
+
+class ReadsSettlements(Protocol):
+    """An adapter whose PSP publishes settlement reports as files. Optional."""
+
+    def read_settlements(self, report: bytes) -> Sequence[SettlementLine]:
+        """The lines of one report.
+
+        Raises:
+            ValueError: it is none, or not as documented; the message says where.
+        """
         ...

@@ -42,7 +42,7 @@ class SandboxPsp:
         self._pages = (self._config.public_url or self._config.url).rstrip("/")
 
     async def create_intent(self, request: sdk.ChargeRequest) -> sdk.Outcome:
-        answer = await self._call("POST", "/v1/charges", _charge_body(request), request.key, request.source.token)
+        answer = await self._call("POST", "/v1/charges", _charge_body(request), request.key, request.card().token)
         return self._outcome(answer, "charge", request.operation_id)
 
     async def continue_intent(self, request: sdk.ContinueRequest) -> sdk.Outcome:
@@ -126,7 +126,7 @@ class SandboxPsp:
 
 
 def _charge_body(request: sdk.ChargeRequest) -> dict[str, Any]:
-    source, agreement = request.source, request.credential
+    source, agreement = request.card(), request.credential
     card = {"number": source.number, "exp_month": source.exp_month, "exp_year": source.exp_year}
     return {
         "reference": request.operation_id,
