@@ -53,6 +53,19 @@ async def test_never_more_than_the_invoice_even_at_once(shop: Shop) -> None:
     assert (await act(shop, made, "credit-notes", note(200))).json()["number"] == "CN-000003"
 
 
+async def test_numbers_beyond_six_digits_are_printed_whole(
+    shop: Shop, merchant: Merchant, superuser: Connection
+) -> None:
+    made = await opened(shop)
+    await superuser.execute(
+        "UPDATE billing_settings SET invoice_next = 1000000, credit_note_next = 1234567 WHERE tenant_id = $1 AND NOT live",
+        merchant.caller.scope.tenant_id,
+    )
+    assert (await opened(shop))["number"] == "INV-1000000"
+    await pay_by_card(shop, made)
+    assert (await act(shop, made, "credit-notes", note(1, tax_minor=0))).json()["number"] == "CN-1234567"
+
+
 async def test_a_reduction_fits_only_before_somebody_tried_to_pay(shop: Shop) -> None:
     made = await opened(shop, 1000)
     assert code(await act(shop, made, "credit-notes", note(1001, "reduction"))) == (422, "credit_note_above_invoice")

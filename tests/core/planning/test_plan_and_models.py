@@ -163,6 +163,21 @@ async def test_numbers_have_no_gaps_and_follow_the_order_of_the_periods(register
     assert rows[0]["period_start"] < rows[1]["period_start"] < rows[2]["period_start"]
 
 
+async def test_the_millionth_number_has_seven_digits_and_is_new(register: Register) -> None:
+    one, other = [await register.subscription(anchor=datetime(2026, 1, day)) for day in (5, 6)]  # noqa: DTZ001
+    await register.ask(
+        "INSERT INTO billing_settings (tenant_id, live, invoice_next, updated_at) VALUES ($1, $2, 999999, $3)"
+        " ON CONFLICT (tenant_id, live) DO UPDATE SET invoice_next = 999999",
+        register.scope.tenant_id,
+        register.scope.live,
+        clock.now(),
+    )
+    for month in (2, 3):
+        await register.run(datetime(2026, month, 10, tzinfo=UTC))
+    numbers = [row["number"] for each in (one, other) for row in await register.invoices(each)]
+    assert numbers == ["INV-999999", "INV-1000001", "INV-1000000", "INV-1000002"]
+
+
 async def test_what_ends_pauses_resumes_or_waits_for_a_change_is_billed_accordingly(register: Register) -> None:
     anchor, at = datetime(2026, 1, 15), datetime(2026, 4, 20, tzinfo=UTC)  # noqa: DTZ001
     ending = await register.subscription(anchor=anchor, cancel_at_period_end=True)

@@ -37,8 +37,8 @@ BEGIN
         invoice_next = invoice_next + CASE kind WHEN 'invoice' THEN 1 ELSE 0 END,
         credit_note_next = credit_note_next + CASE kind WHEN 'credit_note' THEN 1 ELSE 0 END
     WHERE tenant_id = (p->>'tenant_id')::uuid AND live = (p->>'live')::boolean RETURNING * INTO STRICT own;
-    RETURN CASE kind WHEN 'invoice' THEN own.invoice_prefix || lpad((own.invoice_next - 1)::text, 6, '0')
-                     ELSE own.credit_note_prefix || lpad((own.credit_note_next - 1)::text, 6, '0') END;
+    RETURN CASE kind WHEN 'invoice' THEN document_number_{{v}}(own.invoice_prefix, own.invoice_next - 1)
+                     ELSE document_number_{{v}}(own.credit_note_prefix, own.credit_note_next - 1) END;
 END $$;
 
 CREATE OR REPLACE FUNCTION invoice_told_{{v}}(p jsonb, i invoices, what text, more jsonb DEFAULT '{}') RETURNS void LANGUAGE plpgsql AS $$

@@ -10,6 +10,12 @@
 -- line's tax); every sum is a sum of rounded amounts, so it is exact. An amount off the invoice is spread over its lines by running
 -- totals, so that the shares add up.
 
+-- A number as it is printed: at least six digits. lpad alone would cut the seventh off, and the millionth would be the hundred thousandth
+-- again.
+CREATE OR REPLACE FUNCTION document_number_{{v}}(prefix text, taken bigint) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+    SELECT prefix || lpad(taken::text, greatest(6, length(taken::text)), '0');
+$$;
+
 CREATE OR REPLACE FUNCTION subscription_period_{{v}}(anchor timestamp, zone text, unit text, count integer, k integer)
 RETURNS timestamptz LANGUAGE sql STABLE PARALLEL SAFE AS $$
     SELECT (anchor + CASE unit WHEN 'day' THEN make_interval(days => count * k) WHEN 'week' THEN make_interval(days => 7 * count * k)
@@ -215,8 +221,8 @@ BEGIN
         SELECT d.*, COALESCE(t.subtotal, 0) AS subtotal, COALESCE(t.discount, 0) AS discount_minor, COALESCE(t.tax, 0) AS tax_minor,
                COALESCE(t.added, 0) AS added, COALESCE(t.subtotal - t.discount + t.added, 0) AS total,
                least(d.credit_minor, COALESCE(t.subtotal - t.discount + t.added, 0)) AS credit,
-               own.invoice_prefix || lpad(((SELECT first FROM counted)
-                   + row_number() OVER (ORDER BY d.current_period_end, d.subscription_id) - 1)::text, 6, '0') AS number,
+               document_number_{{v}}(own.invoice_prefix, (SELECT first FROM counted)
+                   + row_number() OVER (ORDER BY d.current_period_end, d.subscription_id) - 1) AS number,
                -- A period that is over already was missed: it is billed and, unless the tenant chose so, not charged.
                CASE WHEN d.ends <= at_ AND own.catch_up = 'newest' THEN 'held' ELSE 'automatic' END AS collection
         FROM due d LEFT JOIN summed t USING (invoice_id)

@@ -22,7 +22,7 @@ BEGIN
     UPDATE billing_settings SET invoice_next = invoice_next + 1 WHERE tenant_id = tenant AND live = is_live
     RETURNING invoice_prefix, invoice_next - 1 INTO STRICT prefix, taken;
     i := jsonb_populate_record(NULL::invoices, given || jsonb_build_object('tenant_id', tenant, 'live', is_live, 'metadata', '{}'::jsonb,
-        'number', prefix || lpad(taken::text, 6, '0'), 'status', CASE (given->>'due_minor')::bigint WHEN 0 THEN 'paid' ELSE 'open' END,
+        'number', document_number_{{v}}(prefix, taken), 'status', CASE (given->>'due_minor')::bigint WHEN 0 THEN 'paid' ELSE 'open' END,
         'credited_minor', 0, 'payment_locked', false, 'sequence', 1, 'created_at', at_, 'updated_at', at_, 'opened_at', at_,
         'paid_at', CASE (given->>'due_minor')::bigint WHEN 0 THEN at_ END));
     INSERT INTO invoices SELECT i.*;
