@@ -167,6 +167,16 @@ def rows(scope: Scope) -> list[tuple[str, Row]]:
             },
         ),
         (
+            "payment_method_tokens",
+            {
+                "payment_method_id": method,
+                "psp_account_id": account,
+                "token": "kept",
+                "operation_id": operation,
+                "updated_at": now,
+            },
+        ),
+        (
             "facts",
             {
                 "fact_id": clock.new_uuid(),

@@ -76,7 +76,7 @@ class Gateway:
         self.authenticator = Authenticator(self.db, master.derive("api-key-pepper"), settings.access)
         self.api_keys = ApiKeys(self.db, master.derive("api-key-pepper"), settings.access, self.authenticator)
         self.vaults = Vaults(plugins, settings)
-        self.customers = Customers(self.db, self.tenants, self.vaults)
+        self.customers = Customers(self.db, self.tenants, self.vaults, plugins.psps)
         self.mandates = Mandates(self.db, self.tenants)
         self.psps = PspAccounts(
             self.db, self.tenants, plugins, self.vaults, settings, self.metrics, _psp_guard(settings)

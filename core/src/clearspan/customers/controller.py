@@ -9,7 +9,13 @@ from litestar import Controller, Response, delete, get, patch, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 
-from clearspan.customers.errors import CustomerDeleted, ReferenceTaken, TestModeOnly
+from clearspan.customers.errors import (
+    CustomerDeleted,
+    MethodAccountMissing,
+    MethodNotTaken,
+    ReferenceTaken,
+    TestModeOnly,
+)
 from clearspan.customers.schemas import (
     CustomerCreate,
     CustomerList,
@@ -114,7 +120,7 @@ class PaymentMethodController(Controller):
     @post(
         opt={"scope": "customers:write"},
         # The vault's refusals are documented by their codes: modules of one layer do not import each other.
-        responses=problems(NotFound, CustomerDeleted),
+        responses=problems(NotFound, CustomerDeleted, MethodNotTaken, MethodAccountMissing),
     )
     async def create(
         self,
@@ -123,9 +129,9 @@ class PaymentMethodController(Controller):
         key: NamedDependency[IdempotencyKey | None],
         customers: NamedDependency[Customers],
     ) -> Response[PaymentMethodOut]:
-        """Make a payment method of a token that the vault's capture page gave.
+        """Make a payment method: of a token that the vault's capture page gave, of a PSP's token, or for a PSP's pages.
 
-        The vault is asked about the card: 422 `vault_token_invalid` when it does not know the token, 503 `vault_unavailable` when
+        The vault is asked about a card: 422 `vault_token_invalid` when it does not know the token, 503 `vault_unavailable` when
         it cannot be reached. Nothing is stored then.
         """
         return reply(await customers.add_method(caller, key, data))

@@ -48,3 +48,21 @@ class MethodGone(DomainError):
     status = 409
     title = "The payment method was detached"
     advice = "Make a mandate for a payment method that can be charged."
+
+
+class MethodNotTaken(DomainError):
+    """The PSP of the account takes no such payment method."""
+
+    code = "payment_method_not_taken"
+    status = 422
+    title = "The PSP account does not take this payment method"
+    advice = "GET /v1/psps tells what each PSP takes."
+
+
+class MethodAccountMissing(DomainError):
+    """The payment method names no account, or one that does not exist."""
+
+    code = "payment_method_account_missing"
+    status = 422
+    title = "There is no such PSP account"
+    advice = "Name an enabled account of this mode: psp_account is its name or id."

@@ -51,18 +51,22 @@ class CustomerPii(Scoped):
 
 
 class PaymentMethod(Scoped):
-    """A card in a vault, by reference."""
+    """What a payer pays with, by reference: a card in a vault, something a PSP holds, or a PSP's pages."""
 
     __tablename__ = "payment_methods"
 
     id: Mapped[UUID] = mapped_column("payment_method_id", primary_key=True)
     customer_id: Mapped[UUID | None]
-    vault: Mapped[str]
-    vault_token: Mapped[str]
-    brand: Mapped[str]
-    last4: Mapped[str]
-    exp_month: Mapped[int]
-    exp_year: Mapped[int]
+    kind: Mapped[str]
+    vault: Mapped[str | None]
+    vault_token: Mapped[str | None]
+    psp_account_id: Mapped[UUID | None]
+    psp_token: Mapped[str | None]
+    psp_method: Mapped[str | None]
+    brand: Mapped[str | None]
+    last4: Mapped[str | None]
+    exp_month: Mapped[int | None]
+    exp_year: Mapped[int | None]
     fingerprint: Mapped[str]
     funding: Mapped[str]
     issuer_country: Mapped[str | None]

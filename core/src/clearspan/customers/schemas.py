@@ -71,10 +71,49 @@ class CustomerUpdate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     metadata: Metadata | UnsetType = UNSET
 
 
-class PaymentMethodCreate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Make a payment method of a vault's token."""
+class CardTold(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a PSP's fields told your page about a card; shown to people, and never believed for more."""
 
-    token: Token
+    brand: Annotated[str, Meta(max_length=30, pattern="^[a-z_]+$", examples=["visa"])]
+    last4: Annotated[str, Meta(pattern="^[0-9]{4}$", examples=["4242"])]
+    exp_month: Annotated[int, Meta(ge=1, le=12, examples=[12])]
+    exp_year: Annotated[int, Meta(ge=2000, le=2200, examples=[2030])]
+
+
+class PaymentMethodCreate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Make a payment method: of a card in a vault, of something a PSP holds, or of what the payer chooses on a PSP's pages."""
+
+    type: Annotated[
+        Literal["card", "psp_token", "redirect"],
+        Meta(
+            description="card: a vault's token, charged at any account. psp_token: what the fields of one PSP made; charged at"
+            " that account only. redirect: the payer pays on the PSP's pages."
+        ),
+    ] = "card"
+    token: Annotated[Token | None, Meta(description="Of card and psp_token.", examples=["tok_visa_approved"])] = None
+    psp_account: (
+        Annotated[
+            str,
+            Meta(
+                max_length=90,
+                description="Of psp_token and redirect: the account's name or id.",
+                examples=["square-eu"],
+            ),
+        ]
+        | None
+    ) = None
+    method: (
+        Annotated[
+            str,
+            Meta(
+                max_length=60,
+                description="Of redirect: the PSP's word; default: the payer chooses.",
+                examples=["ideal"],
+            ),
+        ]
+        | None
+    ) = None
+    card: Annotated[CardTold | None, Meta(description="Of psp_token: what the fields told.")] = None
     vault: (
         Annotated[
             str, Meta(max_length=60, description="Which vault; default: the only enabled one.", examples=["sandbox"])
@@ -126,15 +165,21 @@ class CardOut(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PaymentMethodOut(msgspec.Struct, frozen=True, kw_only=True):
-    """A card in a vault, to charge now or later."""
+    """What a payer pays with, to charge now or later."""
 
     id: str
     object: Literal["payment_method"]
     live: bool
+    type: Literal["card", "psp_token", "redirect"]
     customer: str | None
-    vault: str
+    vault: Annotated[str | None, Meta(description="Of a card.", examples=["sandbox"])]
+    psp_account: Annotated[
+        str | None,
+        Meta(description="The only account that can charge it.", examples=["acct_01h455vb4pex5vsknk084sn02q"]),
+    ]
+    method: Annotated[str | None, Meta(description="Of a redirect.", examples=["ideal"])]
     status: Literal["active", "detached"]
-    card: CardOut
+    card: Annotated[CardOut | None, Meta(description="null where nobody told what it is.")]
     sequence: Annotated[int, Meta(description="Grows with each change; of two copies the higher one is newer.")]
     created_at: datetime
     updated_at: datetime
@@ -177,20 +222,33 @@ def method_out(method: PaymentMethod) -> PaymentMethodOut:
         object="payment_method",
         live=method.live,
         customer=ids.encode_optional("cus", method.customer_id),
+        type=TYPES[method.kind],  # type: ignore[arg-type]  # the column's CHECK holds the words
         vault=method.vault,
-        status=method.status,  # type: ignore[arg-type]  # the column's CHECK holds the words
-        card=CardOut(
-            brand=method.brand,
-            last4=method.last4,
-            exp_month=method.exp_month,
-            exp_year=method.exp_year,
-            fingerprint=method.fingerprint,
-            funding=method.funding,  # type: ignore[arg-type]  # likewise
-            issuer_country=method.issuer_country,
-        ),
+        psp_account=ids.encode_optional("acct", method.psp_account_id),
+        method=method.psp_method,
+        status=method.status,  # type: ignore[arg-type]  # likewise
+        card=_card_out(method),
         sequence=method.sequence,
         created_at=method.created_at,
         updated_at=method.updated_at,
+    )
+
+
+TYPES = {"card": "card", "token": "psp_token", "redirect": "redirect"}
+"""``payment_methods.kind`` -> the word of the API."""
+
+
+def _card_out(method: PaymentMethod) -> CardOut | None:
+    if method.brand is None or method.last4 is None or method.exp_month is None or method.exp_year is None:
+        return None
+    return CardOut(
+        brand=method.brand,
+        last4=method.last4,
+        exp_month=method.exp_month,
+        exp_year=method.exp_year,
+        fingerprint=method.fingerprint,
+        funding=method.funding,  # type: ignore[arg-type]  # the column's CHECK holds the words
+        issuer_country=method.issuer_country,
     )
 
 

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import ColumnElement
+from sqlalchemy import ColumnElement, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from clearspan.customers.errors import CustomerDeleted, ReferenceTaken, TestModeOnly
+from clearspan.customers.errors import (
+    CustomerDeleted,
+    MethodAccountMissing,
+    MethodNotTaken,
+    ReferenceTaken,
+    TestModeOnly,
+)
 from clearspan.customers.mandates import personal_data
 from clearspan.customers.models import Customer, PaymentMethod
 from clearspan.customers.pii import NOBODY, PERSONAL, PersonalData, Pii
 from clearspan.customers.repository import CustomerRows, MandateRows, MethodRows, PiiRows
 from clearspan.customers.schemas import (
+    TYPES,
     CustomerCreate,
     CustomerList,
     CustomerOut,
@@ -37,8 +45,8 @@ from clearspan.platform.context import Caller, Scope
 from clearspan.platform.db import Database
 from clearspan.platform.idempotency import Answer, IdempotencyKey, once
 from clearspan.platform.orm import violated
-from clearspan.platform.problems import NotFound
-from clearspan.sdk import VaultCard
+from clearspan.platform.problems import InvalidRequest, NotFound
+from clearspan.sdk import PspAdapter, SourceKind, VaultCard
 from clearspan.tenants.service import Tenants
 
 
@@ -70,9 +78,12 @@ class CustomerFilters(msgspec.Struct, frozen=True, kw_only=True):
 class Customers:
     """Customers and payment methods of a tenant in one mode."""
 
-    def __init__(self, db: Database, tenants: Tenants, vaults: CardVaults) -> None:
+    def __init__(
+        self, db: Database, tenants: Tenants, vaults: CardVaults, psps: Mapping[str, type[PspAdapter]]
+    ) -> None:
         self._db = db
         self._tenants = tenants
+        self._psps = psps
         self._vaults = vaults
         self.before_deletion: list[Ending] = []
 
@@ -233,12 +244,18 @@ class Customers:
     # -- payment methods --------------------------------------------------------------------------------------------
 
     async def add_method(self, caller: Caller, key: IdempotencyKey | None, body: PaymentMethodCreate) -> Answer:
-        """Make a payment method of a vault's token.
+        """Make a payment method.
 
         Raises:
             NotFound: no such customer.
+            InvalidRequest: fields that do not belong to its type, or are missing.
+            MethodNotTaken, MethodAccountMissing: for what a PSP holds.
             CustomerDeleted; what ``CardVaults`` refuses; and as ``once``.
         """
+        _check_fields(body)
+        if body.type != "card":
+            return await self._add_held(caller, key, body)
+        assert body.token is not None
         vault = body.vault or self._vaults.default()
         customer_id = ids.decode("cus", body.customer) if body.customer is not None else None
         card: VaultCard | None = None
@@ -256,6 +273,7 @@ class Customers:
                 live=caller.scope.live,
                 id=clock.new_uuid(),
                 customer_id=customer_id,
+                kind="card",
                 vault=vault,
                 vault_token=body.token,
                 status="active",
@@ -273,6 +291,71 @@ class Customers:
             return await once(self._db, caller.scope, key, work)
         card = await self._vaults.describe(vault, body.token)
         return await once(self._db, caller.scope, key, work)
+
+    async def _add_held(self, caller: Caller, key: IdempotencyKey | None, body: PaymentMethodCreate) -> Answer:
+        """A method that one PSP account holds, or will after the payer was on its pages."""
+        customer_id = ids.decode("cus", body.customer) if body.customer is not None else None
+        wanted = {"psp_token": SourceKind.TOKEN, "redirect": SourceKind.REDIRECT}[body.type]
+
+        async def work(session: AsyncSession) -> Answer:
+            if customer_id is not None:
+                customer = await CustomerRows(session).require(caller.scope, customer_id, lock=True)
+                if customer.deleted_at is not None:
+                    raise CustomerDeleted
+            account_id, psp = await self._account(session, caller.scope, body.psp_account or "")
+            facts = self._psps[psp].facts
+            if wanted not in facts.sources:
+                raise MethodNotTaken(f"{psp} takes only: {', '.join(sorted(facts.sources))}.")
+            if body.method is not None and body.method not in facts.methods:
+                known = ", ".join(sorted(facts.methods)) or "none by name"
+                raise MethodNotTaken(f"{psp} has no method {body.method!r}. There are: {known}.")
+            method_id, told, at = clock.new_uuid(), body.card, clock.now()
+            # Nobody tells whether two tokens are one card: each is counted by itself, and a redirect by its own.
+            held = f"{account_id}/{body.token}" if body.token is not None else str(method_id)
+            method = PaymentMethod(
+                tenant_id=caller.scope.tenant_id,
+                live=caller.scope.live,
+                id=method_id,
+                customer_id=customer_id,
+                kind=wanted.value,
+                psp_account_id=account_id,
+                psp_token=body.token,
+                psp_method=body.method,
+                fingerprint="psp_" + hashlib.sha256(held.encode()).hexdigest()[:40],
+                funding="unknown",
+                brand=told and told.brand,
+                last4=told and told.last4,
+                exp_month=told and told.exp_month,
+                exp_year=told and told.exp_year,
+                status="active",
+                sequence=1,
+                created_at=at,
+                updated_at=at,
+            )
+            await MethodRows(session).add(method)
+            await _record_method(session, caller, method, "payment_method.created")
+            return Answer(201, msgspec.json.encode(method_out(method)))
+
+        return await once(self._db, caller.scope, key, work)
+
+    async def _account(self, session: AsyncSession, scope: Scope, wanted: str) -> tuple[UUID, str]:
+        """The enabled account of a name or id, and its PSP."""
+        try:
+            account_id = ids.decode("acct", wanted)
+        except ids.InvalidId:
+            account_id = None
+        found = (
+            await session.execute(
+                text(
+                    "SELECT psp_account_id, psp FROM psp_accounts WHERE tenant_id = :tenant AND live = :live"
+                    " AND status = 'enabled' AND (name = :name OR psp_account_id = :id)"
+                ),
+                {"tenant": scope.tenant_id, "live": scope.live, "name": wanted, "id": account_id},
+            )
+        ).one_or_none()
+        if found is None or found.psp not in self._psps:
+            raise MethodAccountMissing
+        return found.psp_account_id, found.psp
 
     async def get_method(self, scope: Scope, method_id: UUID) -> PaymentMethodOut:
         """One payment method.
@@ -324,6 +407,26 @@ class Customers:
 
     async def _personal(self, scope: Scope) -> PersonalData:
         return await personal_data(self._tenants, scope)
+
+
+_FIELDS = {
+    "card": {"token", "vault"},
+    "psp_token": {"token", "psp_account", "card"},
+    "redirect": {"psp_account", "method"},
+}
+_NEEDED = {"card": {"token"}, "psp_token": {"token", "psp_account"}, "redirect": {"psp_account"}}
+
+
+def _check_fields(body: PaymentMethodCreate) -> None:
+    """Raise InvalidRequest where fields and type do not go together."""
+    given = {name for name in ("token", "vault", "psp_account", "card", "method") if getattr(body, name) is not None}
+    wrong = [(name, "is missing") for name in sorted(_NEEDED[body.type] - given)]
+    wrong += [(name, "does not belong to it") for name in sorted(given - _FIELDS[body.type])]
+    if wrong:
+        raise InvalidRequest(
+            f"type {body.type}: " + "; ".join(f"{name} {what}" for name, what in wrong) + ".",
+            errors=[{"path": f"$.{name}", "message": what} for name, what in wrong],
+        )
 
 
 class _Kept(msgspec.Struct, frozen=True):
@@ -387,5 +490,5 @@ async def _record_method(session: AsyncSession, caller: Caller, method: PaymentM
         subject_id=method.id,
         sequence=method.sequence,
         customer_id=method.customer_id,
-        data={"vault": method.vault, "brand": method.brand, "status": method.status},
+        data={"type": TYPES[method.kind], "vault": method.vault, "brand": method.brand, "status": method.status},
     )

@@ -49,6 +49,15 @@ class CustomerMissing(DomainError):
     advice = "Create the customer first, with a key of the same tenant and mode."
 
 
+class NeedsAccount(DomainError):
+    """The payment method can be charged by one PSP account only, or by accounts of another kind than the one asked for."""
+
+    code = "payment_method_needs_account"
+    status = 422
+    title = "The PSP account cannot charge this payment method"
+    advice = "Leave psp_account out, or name the account of the payment method."
+
+
 class MethodMissing(DomainError):
     """The payment names a payment method that does not exist."""
 

@@ -70,6 +70,39 @@ class _Body(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """A request body: unknown fields are refused."""
 
 
+class BrowserIn(_Body, frozen=True, kw_only=True):
+    """The payer's browser, for 3-D Secure. It goes to the PSP and is stored nowhere."""
+
+    ip_address: Annotated[str, Meta(max_length=45, examples=["203.0.113.7"])] | None = None
+    user_agent: Annotated[str, Meta(max_length=500, examples=["Mozilla/5.0 (X11; Linux x86_64)"])] | None = None
+    accept_header: Annotated[str, Meta(max_length=500, examples=["text/html,*/*;q=0.8"])] | None = None
+    language: Annotated[str, Meta(max_length=35, examples=["de-DE"])] | None = None
+    colour_depth: Annotated[int, Meta(ge=1, le=64, examples=[24])] | None = None
+    screen_width: Annotated[int, Meta(ge=1, le=100_000, examples=[1920])] | None = None
+    screen_height: Annotated[int, Meta(ge=1, le=100_000, examples=[1080])] | None = None
+    timezone_offset_min: (
+        Annotated[
+            int,
+            Meta(
+                ge=-840,
+                le=840,
+                description="From local time to UTC, as JavaScript's getTimezoneOffset.",
+                examples=[-60],
+            ),
+        ]
+        | None
+    ) = None
+
+
+Failover = Annotated[
+    bool,
+    Meta(
+        description="After a decline that another account may not share, or when the account cannot be reached, try the next one"
+        " that fits, in the same call. Never after an unknown outcome. Cards in the vault only, and without psp_account."
+    ),
+]
+
+
 class PaymentCreate(_Body, frozen=True, kw_only=True):
     """Create a payment intent; with ``confirm`` it is charged at once."""
 
@@ -87,6 +120,8 @@ class PaymentCreate(_Body, frozen=True, kw_only=True):
     ] = True
     mandate: MandateId | None = None
     psp_account: Account | None = None
+    failover: Failover = False
+    browser: BrowserIn | None = None
     reference: Reference | None = None
     description: Description | None = None
     return_url: Url | None = None
@@ -106,6 +141,8 @@ class PaymentConfirm(_Body, frozen=True, kw_only=True):
 
     payment_method: MethodId | None = None
     psp_account: Account | None = None
+    failover: Failover = False
+    browser: BrowserIn | None = None
     return_url: Url | None = None
 
 

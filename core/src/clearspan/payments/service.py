@@ -18,6 +18,7 @@ import contextlib
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID, uuid5
 
@@ -72,9 +73,10 @@ from clearspan.platform.problems import DatabaseUnavailable, DomainError, Invali
 from clearspan.platform.telemetry import Metrics
 from clearspan.psps.calls import Observation
 from clearspan.psps.service import PspAccounts, Sending, SendingCredential
-from clearspan.routing.service import Choice, NoRoute, choose
+from clearspan.routing.service import Choice, NoRoute, choose, may_fail_over
 from clearspan.sdk import (
     CURRENCIES,
+    Browser,
     CancelRequest,
     CaptureRequest,
     ChargeRequest,
@@ -83,6 +85,7 @@ from clearspan.sdk import (
     News,
     RefundRequest,
     RetrieveRequest,
+    SourceKind,
     StoredCredential,
 )
 from clearspan.settings import Settings
@@ -110,6 +113,14 @@ _ENCODER = msgspec.json.Encoder()
 
 T = TypeVar("T")
 Render = Callable[[Payment, list[Operation], Operation | None], Awaitable[Answer]]
+
+
+class Wish(msgspec.Struct, frozen=True):
+    """What a client wants of one charge besides what is stored of it."""
+
+    account: str | None = None
+    failover: bool = False
+    browser: Browser | None = None
 
 
 class Payments:
@@ -167,10 +178,10 @@ class Payments:
             "return_url": body.return_url,
             "metadata": body.metadata,
         }
-        return await self._open_payment(caller, key, given, confirm=body.confirm, psp_account=body.psp_account)
+        return await self._open_payment(caller, key, given, confirm=body.confirm, wish=_wish(body))
 
     async def _open_payment(
-        self, caller: Caller, key: IdempotencyKey, given: dict[str, Any], *, confirm: bool, psp_account: str | None
+        self, caller: Caller, key: IdempotencyKey, given: dict[str, Any], *, confirm: bool, wish: Wish
     ) -> Answer:
         now = clock.now()
         given = given | {
@@ -180,13 +191,20 @@ class Payments:
         document = self._document(caller, key, now) | {"payment": given}
         if confirm:
             document["caps"] = caps.at(now)
-            document["operation"] = await self._charge(caller, key, now, given, psp_account)
+            document["operation"] = await self._charge(caller, key, now, given, wish)
         else:
             document["answer"] = await self._created_answer(caller, given, now)
-        opened = await self._open(caller, "payment_open", document)
+        opened = await self._open_charge(caller, "payment_open", document, given, wish)
         if opened.payment is not None and opened.operation is None:
             return Answer(document["answer"]["status"], document["answer"]["body"].encode())
-        return await self._run(caller, key, opened, self._render_payment(caller.scope, 201), self._send)
+        return await self._run(
+            caller,
+            key,
+            opened,
+            self._render_payment(caller.scope, 201),
+            partial(self._send, browser=wish.browser),
+            wish,
+        )
 
     async def verify_mandate(
         self, caller: Caller, key: IdempotencyKey | None, mandate_id: UUID, body: MandateVerify
@@ -217,7 +235,7 @@ class Payments:
             "metadata": {},
         }
         try:
-            return await self._open_payment(caller, key, given, confirm=True, psp_account=body.psp_account)
+            return await self._open_payment(caller, key, given, confirm=True, wish=Wish(body.psp_account))
         except DomainError:
             kept = await self._kept(caller.scope, key)
             if kept is not None:
@@ -237,14 +255,21 @@ class Payments:
         if method is not None:
             given["payment_method_id"] = method
         try:
-            operation = await self._charge(caller, key, now, given, body.psp_account)
+            operation = await self._charge(caller, key, now, given, wish := _wish(body))
         except NoRoute:
             kept = await self._kept(caller.scope, key)
             if kept is not None:
                 return kept
             raise
         operation |= {"payment_method_id": method, "return_url": body.return_url}
-        return await self._operate(caller, key, now, payment_uuid, operation, self._render_payment(caller.scope, 200))
+        document = self._document(caller, key, now) | {
+            "payment_id": payment_uuid,
+            "operation": operation,
+            "caps": caps.at(now),
+        }
+        opened = await self._open_charge(caller, "operation_open", document, given, wish)
+        render = self._render_payment(caller.scope, 200)
+        return await self._run(caller, key, opened, render, partial(self._send, browser=wish.browser), wish)
 
     async def capture(
         self, caller: Caller, key: IdempotencyKey | None, payment_id: str, body: PaymentCapture
@@ -481,8 +506,9 @@ class Payments:
         """
         now = clock.now()
         wanted = None if charge.psp_account_id is None else ids.encode("acct", charge.psp_account_id)
-        choice = await self._choose(caller.scope, charge.currency, "automatic", wanted)
+        choice = await self._choose_any(caller.scope, charge.currency, "automatic", wanted)
         operation = self._lease_fields(now) | {
+            "sources": sorted(choice.candidate.facts.sources),
             "operation_id": charge.operation_id,
             "psp_key": ids.psp_key(charge.operation_id, 0, KEY_LENGTH),
             "want": "charge",
@@ -517,7 +543,13 @@ class Payments:
                 "metadata": {},
                 "expires_at": now + timedelta(days=_INVOICE_OPEN_D),
             }
-        opened = await self._open(caller, "operation_open" if charge.opened else "payment_open", document)
+        opened = await self._open_charge(
+            caller,
+            "operation_open" if charge.opened else "payment_open",
+            document,
+            {"currency": charge.currency, "capture_method": "automatic", "amount_minor": charge.amount_minor},
+            Wish(),
+        )
         return await self._send_within_budget(caller, opened, self._send)
 
     async def verify(self, caller: Caller, verification: Verification) -> Details:
@@ -531,10 +563,11 @@ class Payments:
         """
         now = clock.now()
         wanted = None if verification.psp_account_id is None else ids.encode("acct", verification.psp_account_id)
-        choice = await self._choose(caller.scope, verification.currency, "manual", wanted)
+        choice = await self._choose_any(caller.scope, verification.currency, "manual", wanted)
         document = self._document(caller, None, now) | {
             "operation": self._lease_fields(now)
             | {
+                "sources": sorted(choice.candidate.facts.sources),
                 "operation_id": verification.operation_id,
                 "psp_key": ids.psp_key(verification.operation_id, 0, KEY_LENGTH),
                 "want": "charge",
@@ -559,7 +592,8 @@ class Payments:
                 "expires_at": now + timedelta(hours=self._settings.payments.intent_ttl_h),
             },
         }
-        return await self._send_within_budget(caller, await self._open(caller, "payment_open", document), self._send)
+        opened = await self._open_charge(caller, "payment_open", document, document["payment"], Wish())
+        return await self._send_within_budget(caller, opened, self._send)
 
     async def resume_charge(self, caller: Caller, payment_id: UUID, operation_id: UUID) -> Details:
         """Go on with a charge of ``collect`` or ``verify`` whose caller died: look it up, else send it again under its key.
@@ -878,7 +912,6 @@ class Payments:
         document = self._document(caller, key, now) | {
             "payment_id": payment_id,
             "operation": operation,
-            "caps": caps.at(now) if operation["want"] == "charge" else None,
         }
         return await self._run(caller, key, await self._open(caller, "operation_open", document), render, self._send)
 
@@ -902,6 +935,7 @@ class Payments:
         opened: Opened,
         render: Render,
         send: Callable[[Caller, Opened], Awaitable[Observation]],
+        wish: Wish | None = None,
     ) -> Answer:
         """Call the PSP for what was reserved and answer, or repeat, or go on where a crash left off."""
         if opened.replay is not None:
@@ -911,12 +945,12 @@ class Payments:
             opened = await self._lease(
                 caller, now, opened.resume.payment_id, opened.resume.operation_id, "resume", None
             )
-            send = self._look_up_or_repeat
+            send, wish = self._look_up_or_repeat, None
         assert opened.payment is not None
         if opened.sending is None:
             details = await self._find(caller.scope, opened.payment.payment_id)
             return await self._keep(caller, key, await render(details.payment, details.operations, opened.operation))
-        task = asyncio.create_task(self._send_and_settle(caller, key, opened, render, send))
+        task = asyncio.create_task(self._send_and_settle(caller, key, opened, render, send, wish))
         self._under_way.add(task)
         task.add_done_callback(self._finished)
         done, _ = await asyncio.wait({task}, timeout=self._settings.payments.wait_budget_s)
@@ -941,8 +975,16 @@ class Payments:
         opened: Opened,
         render: Render,
         send: Callable[[Caller, Opened], Awaitable[Observation]],
+        wish: Wish | None = None,
     ) -> Answer:
         observation = await send(caller, opened)
+        tried: list[UUID] = []
+        while wish is not None and wish.failover:
+            following = await self._fail_over(caller, opened, observation, tried)
+            if following is None:
+                break
+            opened = following
+            observation = await send(caller, opened)
         settled, answer = await self._settle(caller, key, opened, observation, render)
         if answer is not None and settled.kept:
             return answer
@@ -950,7 +992,54 @@ class Payments:
         answer = await render(details.payment, details.operations, settled.operation)
         return answer if key is None else await self._keep(caller, key, answer)
 
-    async def _send(self, caller: Caller, opened: Opened) -> Observation:
+    async def _fail_over(
+        self, caller: Caller, opened: Opened, observation: Observation, tried: list[UUID]
+    ) -> Opened | None:
+        """The same charge, reserved at the next account, when the outcome allows it and there is one; the former is settled then.
+
+        Args:
+            tried: accounts that had their turn; this one is added.
+        """
+        payment, operation, sending = opened.payment, opened.operation, opened.sending
+        if payment is None or operation is None or sending is None or sending.method is None:
+            return None
+        if sending.method.kind != SourceKind.CARD or not may_fail_over(observation.observed, observation.code):
+            return None
+        tried.append(sending.account_id)
+        try:
+            choice = await self._choose(
+                caller.scope,
+                payment.currency,
+                payment.capture_method,
+                None,
+                verifies=payment.amount_minor == 0,
+                tried=tried,
+            )
+        except NoRoute:
+            return None
+        settled = await self.settle(caller, opened, observation)
+        if settled.operation.state not in (OperationState.DECLINED, OperationState.NOT_SENT):
+            return None  # other news came meanwhile; settling it again changes nothing
+        now = clock.now()
+        # One id per try: whoever repeats it after a crash repeats this very charge.
+        operation_id = uuid5(operation.operation_id, "failover")
+        because = f"{sending.account}: {observation.observed} {observation.code or ''}".strip()
+        document = self._document(caller, None, now) | {
+            "payment_id": payment.payment_id,
+            "caps": caps.at(now),
+            "operation": self._lease_fields(now)
+            | {"operation_id": operation_id, "psp_key": ids.psp_key(operation_id, 0, KEY_LENGTH), "want": "charge"}
+            | _chosen(choice)
+            | {"routing": choice.reason | {"after": because}},
+        }
+        try:
+            following = await self._open(caller, "operation_open", document)
+        except DomainError as refused:  # canceled meanwhile, a cap of the card: then the first outcome stands
+            log.info("no failover", because=refused.code)
+            return None
+        return following
+
+    async def _send(self, caller: Caller, opened: Opened, browser: Browser | None = None) -> Observation:
         """The one place where a reserved operation goes out."""
         payment, operation, sending = opened.payment, opened.operation, opened.sending
         assert payment is not None
@@ -978,6 +1067,8 @@ class Payments:
                     metadata=payment.metadata
                     | {PAYMENT_LABEL: ids.encode("pay", payment.payment_id)}
                     | ({CLOCK_LABEL: operation.clock_at.isoformat()} if operation.clock_at is not None else {}),
+                    customer=ids.encode_optional("cus", payment.customer_id),
+                    browser=browser,
                 )
                 return await psp.observe(psp.adapter.create_intent(charge), amount, "create_intent")
             case "capture":
@@ -1034,6 +1125,7 @@ class Payments:
             amount=Money(operation.amount_minor, operation.currency),
             psp_ref=operation.psp_ref,
             charge_ref=sending.charge_ref,
+            created_at=operation.created_at,
         )
         return await psp.observe(psp.adapter.retrieve(request), request.amount, "retrieve", source="lookup")
 
@@ -1204,24 +1296,59 @@ class Payments:
         return observation
 
     async def _charge(
-        self, caller: Caller, key: IdempotencyKey, now: datetime, given: Mapping[str, Any], wanted: str | None
+        self, caller: Caller, key: IdempotencyKey, now: datetime, given: Mapping[str, Any], wish: Wish
     ) -> dict[str, Any]:
         """The operation's fields; ``given`` are the payment's."""
         place = given["currency"], given["capture_method"]
-        verifies = given["amount_minor"] == 0
         choice = None
-        if wanted is None and not given["customer_present"]:
+        if wish.account is None and not given["customer_present"]:
             # Where the first payment was made, if that account still takes charges: the issuer knows it.
             mandate = await self._mandate(caller.scope, given["mandate_id"], given["payment_method_id"])
             if mandate is not None and mandate.psp_account_id is not None:
                 with contextlib.suppress(NoRoute):
-                    choice = await self._choose(caller.scope, *place, ids.encode("acct", mandate.psp_account_id))
+                    account = ids.encode("acct", mandate.psp_account_id)
+                    choice = await self._choose(caller.scope, *place, account, source=None)
         if choice is None:
-            choice = await self._choose(caller.scope, *place, wanted, verifies=verifies)
-        return self._operation(caller, key, now, "charge") | {
-            "psp_account_id": choice.candidate.account_id,
-            "routing": choice.reason,
-        }
+            choice = await self._choose_any(caller.scope, *place, wish.account, verifies=given["amount_minor"] == 0)
+        return self._operation(caller, key, now, "charge") | _chosen(choice)
+
+    async def _choose_any(
+        self, scope: Scope, currency: str, capture_method: str, wanted: str | None, *, verifies: bool = False
+    ) -> Choice:
+        """An account for a method whose kind is not known yet: for a card, which most are, else for whatever it is."""
+        place = currency, capture_method, wanted
+        try:
+            return await self._choose(scope, *place, verifies=verifies)
+        except NoRoute as refused:
+            try:
+                return await self._choose(scope, *place, verifies=verifies, source=None)
+            except NoRoute:
+                raise refused from None
+
+    async def _open_charge(
+        self, caller: Caller, function: str, document: dict[str, Any], given: Mapping[str, Any], wish: Wish
+    ) -> Opened:
+        """Reserve a charge. A method that another account must charge is told by the database, and reserved there."""
+        try:
+            return await self._open(caller, function, document)
+        except errors.NeedsAccount as told:
+            held_by = told.fields["psp_account_id"]
+            account = None if held_by is None else ids.encode("acct", UUID(held_by))
+            if wish.account is not None and account is not None:
+                names = await self._psps.names(caller.scope, UUID(held_by))
+                if wish.account not in (account, names.get(UUID(held_by), ("", ""))[1]):
+                    raise errors.NeedsAccount(psp_account=account) from None
+            choice = await self._choose(
+                caller.scope,
+                given["currency"],
+                given["capture_method"],
+                account or wish.account,
+                verifies=given["amount_minor"] == 0,
+                source=SourceKind(told.fields["source"]),
+                method=told.fields["psp_method"],
+            )
+        document["operation"] |= _chosen(choice)
+        return await self._open(caller, function, document)
 
     async def _mandate(self, scope: Scope, mandate_id: UUID | None, method_id: UUID | None) -> MandateRow | None:
         document = _place(scope) | {"mandate_id": mandate_id, "payment_method_id": method_id}
@@ -1229,10 +1356,9 @@ class Payments:
         return found
 
     async def _choose(
-        self, scope: Scope, currency: str, capture_method: str, wanted: str | None, *, verifies: bool = False
+        self, scope: Scope, currency: str, capture_method: str, wanted: str | None, **more: Any
     ) -> Choice:
-        fields: dict[str, Any] = {"currency": currency, "capture_method": capture_method}
-        fields |= {"wanted": wanted, "verifies": verifies}
+        fields: dict[str, Any] = {"currency": currency, "capture_method": capture_method, "wanted": wanted} | more
         try:
             return choose(await self._psps.candidates(scope), **fields)
         except NoRoute:  # An account may have been added a moment ago, by another process.
@@ -1395,6 +1521,20 @@ def _credential(operation: Operation, credential: SendingCredential | None) -> S
 async def _no_answer(*_: object) -> Answer:
     """Nobody waits for the answer of what the gateway does on its own."""
     return Answer(200, b"")
+
+
+def _wish(body: PaymentCreate | PaymentConfirm) -> Wish:
+    browser = None if body.browser is None else Browser(**msgspec.structs.asdict(body.browser))
+    return Wish(body.psp_account, body.failover and body.psp_account is None, browser)
+
+
+def _chosen(choice: Choice) -> dict[str, Any]:
+    """What the database is told of an account that was chosen."""
+    return {
+        "psp_account_id": choice.candidate.account_id,
+        "routing": choice.reason,
+        "sources": sorted(choice.candidate.facts.sources),
+    }
 
 
 def _required(key: IdempotencyKey | None) -> IdempotencyKey:

@@ -26,6 +26,7 @@ from clearspan.sdk import (
     Declined,
     Money,
     NotFound,
+    NotSupported,
     Outcome,
     OutcomeUnknown,
     Pending,
@@ -61,6 +62,7 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
         raw: the PSP's answer, card numbers masked, at most 16 KB.
         retry_after_s: how long the PSP asked not to be called.
         look_by: when looking again would prove something, aware UTC.
+        stored_token: what the account keeps of the payment method for later charges.
     """
 
     observed: str
@@ -82,6 +84,7 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     raw: dict[str, Any] | None = None
     retry_after_s: float | None = None
     look_by: datetime | None = None
+    stored_token: str | None = None
 
     @property
     def failed(self) -> bool:
@@ -120,6 +123,8 @@ async def observe(
         observation = _undecided("not_sent", "psp_unavailable", error, source)
     except PspMisconfigured as error:
         observation = _undecided("not_sent", "psp_misconfigured", error, source)
+    except NotSupported as error:
+        observation = _undecided("not_sent", "not_supported", error, source)
     except OutcomeUnknown as error:
         observation = _undecided("unknown", "psp_answer_unclear", error, source)
         observation = msgspec.structs.replace(observation, retry_after_s=error.retry_after_s)
@@ -160,6 +165,7 @@ def read(outcome: Outcome | NotFound, asked: Money, source: str) -> Observation:
                 fee_minor=outcome.fee.amount_minor if outcome.fee and outcome.fee.currency == asked.currency else None,
                 authenticated=outcome.authentication.challenged if outcome.authentication else None,
                 authentication=_authentication(outcome.authentication),
+                stored_token=_reference(outcome.stored_token) if outcome.stored_token else None,
                 raw=raw,
             )
         case Declined():

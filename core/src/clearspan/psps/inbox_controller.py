@@ -39,7 +39,9 @@ class WebhookController(Controller):
         self, request: Request[Any, Any, Any], token: FromPath[str], psp_webhooks: NamedDependency[PspWebhooks]
     ) -> Response[bytes]:
         """Take one message; 200 means that it is kept."""
-        await psp_webhooks.receive(token, await _delivery(request), request.scope["state"]["request_id"])
+        wanted = await psp_webhooks.receive(token, await _delivery(request), request.scope["state"]["request_id"])
+        if wanted:
+            return Response(wanted.encode(), status_code=200, media_type="text/plain")
         return Response(b'{"received":true}', status_code=200, media_type="application/json")
 
 

@@ -32,7 +32,19 @@ from clearspan.psps.breaker import GROUPS, CallRefused, Change, Circuit, Guard, 
 from clearspan.psps.calls import Observation, observe
 from clearspan.psps.schemas import PspAccountCreate, PspAccountOut, PspAccountUpdate, webhook_url
 from clearspan.routing.service import Candidate
-from clearspan.sdk import CardSource, Money, NotFound, Outcome, PspAdapter, PspContext, PspFacts
+from clearspan.sdk import (
+    CardSource,
+    Money,
+    NotFound,
+    Outcome,
+    PspAdapter,
+    PspContext,
+    PspFacts,
+    RedirectSource,
+    Source,
+    SourceKind,
+    TokenSource,
+)
 from clearspan.settings import Settings
 from clearspan.tenants.service import Tenants
 from clearspan.vaults.service import Vaults
@@ -73,11 +85,15 @@ class AccountNameTaken(DomainError):
 
 
 class SendingMethod(msgspec.Struct, frozen=True):
-    """The card to charge, by reference."""
+    """What is charged, by reference; ``kind`` as ``SourceKind``."""
 
-    vault: str
-    vault_token: str
+    kind: str = "card"
+    vault: str | None = None
+    vault_token: str | None = None
     network_transaction_id: str | None = None
+    psp_token: str | None = None
+    psp_method: str | None = None
+    stored_token: str | None = None
 
 
 class SendingCredential(msgspec.Struct, frozen=True):
@@ -116,7 +132,7 @@ class OpenPsp(msgspec.Struct, frozen=True, kw_only=True):
     facts: PspFacts
     name: str
     account_id: UUID
-    card: CardSource | None
+    charged: Source | None
     timeout_s: float
     metrics: Metrics
     guard: Guard
@@ -126,10 +142,10 @@ class OpenPsp(msgspec.Struct, frozen=True, kw_only=True):
         """The stored key, cut to what the PSP takes."""
         return stored[: self.facts.idempotency.max_len]
 
-    def source(self) -> CardSource:
-        """The card of a charge."""
-        assert self.card is not None, "a charge has a payment method"
-        return self.card
+    def source(self) -> Source:
+        """What a charge is paid with."""
+        assert self.charged is not None, "a charge has a payment method"
+        return self.charged
 
     async def observe(
         self, call: Coroutine[Any, Any, Outcome | NotFound], asked: Money, verb: str, source: str = "response"
@@ -319,6 +335,11 @@ class PspAccounts:
         """Where the account's webhooks go; ``None`` when nobody knows this installation's address."""
         return webhook_url(self._public_url, sending.webhook_token) if sending.webhook_token is not None else None
 
+    def webhook_answer(self, psp: str) -> str:
+        """The body that a PSP wants of our 200; empty when it does not care."""
+        kind = self._plugins.psps.get(psp)
+        return kind.facts.webhook.answer if kind is not None else ""
+
     # -- use ------------------------------------------------------------------------------------------------------
 
     async def candidates(self, scope: Scope, *, fresh: bool = False) -> list[Candidate]:
@@ -371,7 +392,7 @@ class PspAccounts:
             facts=kind.facts,
             name=sending.psp,
             account_id=sending.account_id,
-            card=self._card(sending.method),
+            charged=self._source(sending.method),
             timeout_s=self._settings.psp_timeout_s,
             metrics=self._metrics,
             guard=self._guard(scope, sending),
@@ -444,12 +465,22 @@ class PspAccounts:
         context = PspContext(
             http=outbound.client(connect, total, guard=self._addresses),
             vault_http=outbound.client(connect, total, vault=provider, guard=self._addresses),
+            live=scope.live,
+            now=clock.now,
         )
         return kind(config, context), context
 
-    def _card(self, method: SendingMethod | None) -> CardSource | None:
+    def _source(self, method: SendingMethod | None) -> Source | None:
         if method is None:
             return None
+        if method.kind == SourceKind.REDIRECT and method.stored_token is None:
+            return RedirectSource(method.psp_method)
+        if method.kind != SourceKind.CARD:
+            token = method.stored_token or method.psp_token
+            assert token is not None, "the constraint of payment_methods"
+            return TokenSource(token, stored=method.stored_token is not None)
+        assert method.vault is not None
+        assert method.vault_token is not None
         vault = self._vaults.get(method.vault)
         return CardSource(
             token=method.vault_token,
@@ -458,6 +489,7 @@ class PspAccounts:
             exp_year=vault.placeholder(method.vault_token, "exp_year"),
             cvc=vault.placeholder(method.vault_token, "cvc"),
             network_transaction_id=method.network_transaction_id,
+            stored_token=method.stored_token,
         )
 
     async def _remembered(self, scope: Scope) -> list[PspAccountOut]:

@@ -176,8 +176,11 @@ class PspWebhooks:
 
     # -- receiving ------------------------------------------------------------------------------------------------
 
-    async def receive(self, token: str, delivery: WebhookDelivery, request_id: str) -> None:
+    async def receive(self, token: str, delivery: WebhookDelivery, request_id: str) -> str:
         """Take a message: when this returns, it is committed.
+
+        Returns:
+            the body that this PSP wants of our 200; empty when it does not care.
 
         Raises:
             WebhookAddressUnknown, WebhookNotBelieved: nothing is kept.
@@ -203,6 +206,7 @@ class PspWebhooks:
         counted.labels(door.psp, "repeated" if not fresh else "unreadable" if unread else "taken").inc()
         if any(event.state == "received" for event in events):
             self.wake(door.scope, request_id)
+        return self._psps.webhook_answer(door.psp)
 
     async def _read(self, door: Door, delivery: WebhookDelivery) -> list[Kept]:
         """What the message says, when its signature holds."""

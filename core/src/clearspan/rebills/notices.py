@@ -290,6 +290,8 @@ class Notices:
                     card = (await self._customers.get_method(scope, subscription.payment_method_id)).card
                 except NotFound:
                     return values
+                if card is None:
+                    return values
                 values |= {
                     "card": f"{card.brand.title()} •••• {card.last4}",
                     "card_expiry": f"{card.exp_month:02}/{card.exp_year}",

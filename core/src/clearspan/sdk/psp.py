@@ -129,6 +129,7 @@ class CardSource(msgspec.Struct, frozen=True):
         token: the vault's token.
         number, exp_month, exp_year, cvc: placeholders, never values.
         network_transaction_id: of the first, customer-initiated payment, when there was one.
+        stored_token: what this very PSP account keeps of the card (``Approved.stored_token``), when it does.
     """
 
     token: str
@@ -137,6 +138,7 @@ class CardSource(msgspec.Struct, frozen=True):
     exp_year: str
     cvc: str
     network_transaction_id: str | None = None
+    stored_token: str | None = None
 
 
 class TokenSource(msgspec.Struct, frozen=True):

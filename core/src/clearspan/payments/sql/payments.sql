@@ -247,7 +247,10 @@ DECLARE
 BEGIN
     SELECT * INTO account FROM psp_accounts a
     WHERE a.tenant_id = o.tenant_id AND a.live = o.live AND a.psp_account_id = o.psp_account_id;
-    SELECT jsonb_build_object('vault', m.vault, 'vault_token', m.vault_token, 'network_transaction_id', m.network_transaction_id)
+    SELECT jsonb_build_object('kind', m.kind, 'vault', m.vault, 'vault_token', m.vault_token,
+               'network_transaction_id', m.network_transaction_id, 'psp_token', m.psp_token, 'psp_method', m.psp_method,
+               'stored_token', (SELECT k.token FROM payment_method_tokens k WHERE k.tenant_id = o.tenant_id AND k.live = o.live
+                                AND k.payment_method_id = m.payment_method_id AND k.psp_account_id = o.psp_account_id))
       INTO method FROM payment_methods m
      WHERE m.tenant_id = o.tenant_id AND m.live = o.live AND m.payment_method_id = o.payment_method_id;
     RETURN jsonb_build_object('account_id', account.psp_account_id, 'psp', account.psp, 'account', account.name,
@@ -284,6 +287,20 @@ BEGIN
         PERFORM refuse_{{v}}('payment_method_detached');
     ELSIF found.customer_id IS DISTINCT FROM customer AND found.customer_id IS NOT NULL THEN
         PERFORM refuse_{{v}}('payment_method_of_another_customer');
+    END IF;
+END $$;
+
+-- The account that was chosen must be one that can charge this method; which, is told for a second choice. sources: what its PSP takes.
+CREATE OR REPLACE FUNCTION check_source_{{v}}(tenant uuid, is_live boolean, method uuid, account uuid, sources jsonb)
+RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    found payment_methods;
+BEGIN
+    SELECT * INTO found FROM payment_methods
+    WHERE tenant_id = tenant AND live = is_live AND payment_method_id = method;
+    IF NOT sources ? found.kind OR found.psp_account_id <> account THEN
+        PERFORM refuse_{{v}}('payment_method_needs_account', jsonb_build_object('source', found.kind,
+            'psp_account_id', found.psp_account_id, 'psp_method', found.psp_method));
     END IF;
 END $$;
 
@@ -444,6 +461,8 @@ BEGIN
     END IF;
     IF charging THEN
         PERFORM check_account_{{v}}(tenant, is_live, (p->'operation'->>'psp_account_id')::uuid);
+        PERFORM check_source_{{v}}(tenant, is_live, (given->>'payment_method_id')::uuid, (p->'operation'->>'psp_account_id')::uuid,
+                                   p->'operation'->'sources');
     END IF;
     INSERT INTO payment_intents (tenant_id, live, payment_id, amount_minor, currency, capture_method, customer_present,
         customer_id, payment_method_id, psp_account_id, reference, description, return_url, metadata, created_at, updated_at,
@@ -551,6 +570,8 @@ BEGIN
         END IF;
         PERFORM check_method_{{v}}(tenant, is_live, pay.payment_method_id, pay.customer_id);
         PERFORM check_account_{{v}}(tenant, is_live, (p->'operation'->>'psp_account_id')::uuid);
+        PERFORM check_source_{{v}}(tenant, is_live, pay.payment_method_id, (p->'operation'->>'psp_account_id')::uuid,
+                                   p->'operation'->'sources');
         kind := CASE pay.capture_method WHEN 'manual' THEN 'authorize' ELSE 'purchase' END;
         p := jsonb_set(p, '{operation}', charge_allowed_{{v}}(p, pay));
         op := operation_insert_{{v}}(p, pay, kind, pay.amount_minor, NULL);
@@ -773,6 +794,13 @@ BEGIN
             sequence = sequence + 1
         WHERE tenant_id = tenant AND live = is_live AND payment_method_id = op.payment_method_id
           AND network_transaction_id IS NULL;
+    END IF;
+    IF f->>'stored_token' IS NOT NULL AND observed = 'succeeded' AND op.payment_method_id IS NOT NULL THEN
+        INSERT INTO payment_method_tokens (tenant_id, live, payment_method_id, psp_account_id, token, operation_id, updated_at)
+        VALUES (tenant, is_live, op.payment_method_id, op.psp_account_id, f->>'stored_token', op.operation_id, moment)
+        ON CONFLICT (tenant_id, live, payment_method_id, psp_account_id) DO UPDATE
+        SET token = excluded.token, operation_id = excluded.operation_id, updated_at = excluded.updated_at
+        WHERE payment_method_tokens.token <> excluded.token;
     END IF;
 
     IF after <> before_op THEN
