@@ -42,6 +42,7 @@ from clearspan.sdk import (
     PspFacts,
     RefundRequest,
     RetrieveRequest,
+    SourceKind,
     WebhookDelivery,
 )
 from clearspan.settings import Settings
@@ -328,11 +329,24 @@ class PuppetPsp:
         return await self._puppet.act("activity", (since, until))
 
 
+class HolderPsp(PuppetPsp):
+    """A puppet that takes no cards: only what it holds itself, and payers who come to its pages."""
+
+    name: ClassVar[str] = "holder"
+    facts: ClassVar[PspFacts] = msgspec.structs.replace(
+        PuppetPsp.facts,
+        sources=frozenset({SourceKind.TOKEN, SourceKind.REDIRECT}),
+        methods=frozenset({"ideal"}),
+        currencies=frozenset({"EUR"}),
+    )
+
+
 def with_puppets(settings: Settings) -> Plugins:
-    """The plugins of the tests, and one that brings ``PuppetPsp``."""
+    """The plugins of the tests, and one that brings ``PuppetPsp`` and ``HolderPsp``."""
     loaded = plugins.load(settings.plugins.enabled)
-    loaded.psps["puppet"] = PuppetPsp
-    loaded.plugin_of_psp["puppet"] = "puppet"
+    for kind in (PuppetPsp, HolderPsp):
+        loaded.psps[kind.name] = kind
+        loaded.plugin_of_psp[kind.name] = "puppet"
     return loaded
 
 
