@@ -12,8 +12,8 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,7 @@ from clearspan.platform.context import Caller, Scope
 from clearspan.platform.crypto import MasterKey
 from clearspan.platform.db import Database
 from clearspan.platform.embedded_postgres import EmbeddedPostgres
+from clearspan.sdk import Companion
 from clearspan.settings import DataSettings, Settings, load
 
 if TYPE_CHECKING:
@@ -302,21 +303,28 @@ def sandboxes(settings: Settings) -> Iterator[None]:
     from clearspan.platform import plugins
 
     companions = plugins.load(settings.plugins.enabled).companions(settings.plugin, str(settings.data_dir))
-    running: list[subprocess.Popen[bytes]] = []
+    with running(companions, settings.data_dir):
+        yield
+
+
+@contextmanager
+def running(companions: Sequence[Companion], home: Path) -> Iterator[None]:
+    """Processes of plugins, each until the end."""
+    processes: list[subprocess.Popen[bytes]] = []
     try:
         for companion in companions:
-            log = settings.data_dir / f"{companion.name}.log"
+            log = home / f"{companion.name}.log"
             log.parent.mkdir(parents=True, exist_ok=True)
-            with log.open("wb") as output:
-                running.append(
+            with log.open("ab") as output:
+                processes.append(
                     subprocess.Popen([sys.executable, *companion.argv], stdout=output, stderr=subprocess.STDOUT)
                 )
-            _wait_until_ready(running[-1], companion.ready_url, log)
+            _wait_until_ready(processes[-1], companion.ready_url, log)
         yield
     finally:
-        for process in running:
+        for process in processes:
             process.terminate()
-        for process in running:
+        for process in processes:
             process.wait(10)
 
 
