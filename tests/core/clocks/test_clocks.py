@@ -504,3 +504,32 @@ async def test_a_clock_waits_for_a_payment_whose_outcome_is_not_known(
     assert [one["status"] for one in await invoices(superuser, subscription)] == ["paid"] * 3
     first = (await invoices(superuser, subscription))[0]
     assert first["paid_at"] == first["period_start"], "found out later, it still happened then"
+
+
+async def test_a_clock_of_the_tenant_takes_every_new_customer_and_only_those(shop: Shop, other_shop: Shop) -> None:
+    before = await shop.customer()
+    made = await shop.post("/v1/test-clocks", {"name": "All", "now_at": BEGIN.isoformat(), "covers": "tenant"})
+    assert (made.status_code, made.json()["covers"]) == (201, "tenant"), made.text
+    own = await new_clock(shop)
+
+    async def clock_of(customer: str, there: Shop = shop) -> Any:
+        return (await there.http.get(f"/v1/customers/{customer}")).json()["test_clock"]
+
+    assert await clock_of(before) is None
+    assert await clock_of(await shop.customer()) == made.json()["id"]
+    assert await clock_of(await shop.customer(test_clock=own["id"])) == own["id"]
+    assert await clock_of(await other_shop.customer(), other_shop) is None
+    another = await shop.post("/v1/test-clocks", {"name": "Next", "now_at": BEGIN.isoformat(), "covers": "tenant"})
+    assert (await read(shop, made.json()))["covers"] == "customers"
+    assert await clock_of(await shop.customer()) == another.json()["id"]
+    released = await shop.post(f"/v1/test-clocks/{another.json()['id']}/release")
+    assert (released.status_code, released.json()["covers"]) == (200, "customers"), released.text
+    assert await clock_of(await shop.customer()) is None
+
+
+async def test_many_clocks_at_once_leave_one_that_covers_the_tenant(shop: Shop) -> None:
+    body = {"name": "All", "now_at": BEGIN.isoformat(), "covers": "tenant"}
+    answers = await asyncio.gather(*(shop.post("/v1/test-clocks", body) for _ in range(5)))
+    assert {answer.status_code for answer in answers} <= {201, 409}
+    covering = [one for one in (await shop.http.get("/v1/test-clocks")).json()["data"] if one["covers"] == "tenant"]
+    assert len(covering) == 1

@@ -255,8 +255,9 @@ async def test_what_a_subscription_needs_is_written_of_its_card_and_plan(
     _, invoice_id = await subscribed(superuser, merchant.caller.scope, who, payment_method_id=card)
     await superuser.execute("UPDATE rebills SET state = 'due' WHERE invoice_id = $1", ids.decode("inv", invoice_id))
     await queue(superuser, invoice_id, "payment_failed")
-    await queue(superuser, invoice_id, "card_expiring")
-    assert await post.send() == 2
+    await queue(superuser, invoice_id, "card_expiring", dedupe=f"card_expiring:{card}:2040-12")
+    await queue(superuser, invoice_id, "card_expiring", dedupe="card_expiring:another card:2026-12")
+    assert await post.send() == 3
     failed, expiring = sorted(postbox.taken, key=lambda each: "expire" in each["Subject"])
     assert "9,00\u00a0€" in parts(failed)[0]
     assert "Visa •••• 4242" in parts(failed)[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from importlib import resources
 from typing import Any
 from uuid import UUID
 
@@ -241,6 +242,25 @@ async def test_a_card_that_expires_before_the_next_charge_is_told_about(desk: De
     )
     assert row is not None
     assert row["due_at"].isoformat() == "2026-03-28T22:00:00+00:00", "three days before 1 April in Berlin"
+
+
+async def test_a_card_that_is_not_charged_yet_is_told_about_too_and_no_more_when_it_was_replaced(desk: Desk) -> None:
+    deal = await desk.deal(card={"exp_month": 3, "exp_year": 2026})
+    changed = await desk.http.patch(
+        f"/v1/subscriptions/{ids.encode('sub', deal.subscription)}", json={"description": "x"}
+    )
+    assert changed.status_code == 200, changed.text
+    row = await desk.sql.fetchrow(
+        "SELECT notice_id, due_at FROM notices WHERE subscription_id = $1 AND kind = 'card_expiring'", deal.subscription
+    )
+    assert row is not None
+    assert row["due_at"].isoformat() == "2026-03-28T22:00:00+00:00"
+    assert await desk.sql.fetchval("SELECT count(*) FROM rebills WHERE subscription_id = $1", deal.subscription) == 0
+
+
+def test_the_database_and_the_built_in_plan_agree_how_early_a_card_is_told_about() -> None:
+    text = (resources.files("clearspan") / "rebills/sql/notices.sql").read_text()
+    assert f"'card_expiring_days')::integer, {BUILT_IN.card_expiring_days});" in text
 
 
 async def test_the_report_counts_what_was_recovered_and_holds_the_plan_against_the_control(desk: Desk) -> None:

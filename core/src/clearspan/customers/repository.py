@@ -46,6 +46,17 @@ class CustomerRows(Repository[Customer]):
         ).scalar_one()
         return found
 
+    async def tenants_clock(self, scope: Scope) -> UUID | None:
+        """The test clock that covers the tenant."""
+        found: UUID | None = await self.session.scalar(
+            text(
+                "SELECT test_clock_id FROM test_clocks WHERE tenant_id = :tenant AND live = :live AND covers = 'tenant'"
+                " FOR KEY SHARE"
+            ),
+            {"tenant": scope.tenant_id, "live": scope.live},
+        )
+        return found
+
     def with_email(self, scope: Scope, email_index: bytes) -> ColumnElement[bool]:
         """The condition that a customer has this address."""
         return Customer.id.in_(

@@ -110,13 +110,16 @@ class Customers:
         async def work(session: AsyncSession) -> Answer:
             nonlocal made
             now = clock.now()
+            lives_by = test_clock_id
+            if lives_by is None and not caller.scope.live:
+                lives_by = await CustomerRows(session).tenants_clock(caller.scope)
             customer = Customer(
                 tenant_id=caller.scope.tenant_id,
                 live=caller.scope.live,
                 id=clock.new_uuid(),
                 reference=body.reference,
                 metadata_=body.metadata,
-                test_clock_id=test_clock_id,
+                test_clock_id=lives_by,
                 language=body.language,
                 sequence=1,
                 created_at=now,

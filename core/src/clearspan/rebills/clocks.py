@@ -154,11 +154,14 @@ class TestClocks:
 
         async def work(session: AsyncSession) -> Answer:
             now = clock.now()
+            if body.covers == "tenant" and (former := await ClockRows(session).covering(caller.scope)) is not None:
+                await self._uncover(session, caller, former)
             made = TestClock(
                 tenant_id=caller.scope.tenant_id,
                 live=caller.scope.live,
                 id=clock.new_uuid(),
                 name=body.name,
+                covers=body.covers,
                 status="ready",
                 now_at=now_at,
                 target_at=None,
@@ -218,6 +221,28 @@ class TestClocks:
             return Answer(202, msgspec.json.encode(clock_out(moved)))
 
         return await once(self._db, caller.scope, key, work)
+
+    async def release(self, caller: Caller, key: IdempotencyKey | None, clock_id: UUID) -> Answer:
+        """New customers live by the real time again. Those of the clock stay with it.
+
+        Raises:
+            NotFound: no such clock; and as ``once``.
+        """
+
+        async def work(session: AsyncSession) -> Answer:
+            released = await ClockRows(session).require(caller.scope, clock_id, lock=True)
+            if released.covers == "tenant":
+                await self._uncover(session, caller, released)
+            return Answer(200, msgspec.json.encode(clock_out(released)))
+
+        return await once(self._db, caller.scope, key, work)
+
+    async def _uncover(self, session: AsyncSession, caller: Caller, former: TestClock) -> None:
+        former.covers = "customers"
+        former.sequence += 1
+        former.updated_at = clock.now()
+        await session.flush()
+        await _record(session, caller, former, "test_clock.released")
 
     async def render_many(self, scope: Scope, clock_ids: Sequence[UUID]) -> Mapping[UUID, dict[str, Any]]:
         """Clocks for the event feed."""

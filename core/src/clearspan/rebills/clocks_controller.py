@@ -76,3 +76,19 @@ class TestClockController(Controller):
         Meanwhile a worker goes from one due instant to the next and does what is due there, in order.
         """
         return reply(await test_clocks.advance(caller, key, ids.decode("tc", clock_id), data))
+
+    @post(
+        "/{clock_id:str}/release",
+        status_code=200,
+        opt={"scope": "test_clocks:write"},
+        responses=problems(NotFound),
+    )
+    async def release(
+        self,
+        clock_id: FromPath[str],
+        caller: NamedDependency[Caller],
+        key: NamedDependency[IdempotencyKey | None],
+        test_clocks: NamedDependency[TestClocks],
+    ) -> Response[TestClockOut]:
+        """Let a test clock cover the tenant no more: customers that are made from now on live by the real time."""
+        return reply(await test_clocks.release(caller, key, ids.decode("tc", clock_id)))

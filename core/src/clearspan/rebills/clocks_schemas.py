@@ -12,6 +12,8 @@ from msgspec import Meta
 from clearspan.platform import ids
 from clearspan.rebills.clocks_models import TestClock
 
+Covers = Literal["customers", "tenant"]
+
 
 class TestClockCreate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Make a test clock."""
@@ -23,6 +25,13 @@ class TestClockCreate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         datetime,
         Meta(description="Where it stands at first; in the years 2000 to 2100.", examples=["2027-01-31T09:30:00Z"]),
     ]
+    covers: Annotated[
+        Covers,
+        Meta(
+            description="customers: those made with it. tenant: also every customer made from now on without a clock of its own,"
+            " until another clock covers the tenant or this one is released."
+        ),
+    ] = "customers"
 
 
 class TestClockAdvance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -44,6 +53,7 @@ class TestClockOut(msgspec.Struct, frozen=True, kw_only=True):
     object: Literal["test_clock"]
     live: bool
     name: str
+    covers: Covers
     status: Annotated[Literal["ready", "advancing"], Meta(description="advancing: on its way to target_at.")]
     now_at: datetime
     target_at: datetime | None
@@ -71,7 +81,8 @@ def clock_out(clock: TestClock) -> TestClockOut:
         object="test_clock",
         live=clock.live,
         name=clock.name,
-        status=clock.status,  # type: ignore[arg-type]  # the column's CHECK holds the words
+        covers=clock.covers,  # type: ignore[arg-type]  # the column's CHECK holds the words
+        status=clock.status,  # type: ignore[arg-type]  # likewise
         now_at=clock.now_at,
         target_at=clock.target_at,
         steps=clock.steps,

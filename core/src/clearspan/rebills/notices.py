@@ -63,6 +63,7 @@ class Notice(msgspec.Struct, frozen=True, kw_only=True):
     subscription_id: UUID | None
     invoice_id: UUID | None
     credit_note_id: UUID | None
+    dedupe: str
     tries: int
 
 
@@ -207,6 +208,11 @@ class Notices:
             facts.subscription is None or facts.subscription.status in ("canceled", "incomplete_expired")
         ):
             raise Dropped("subscription_ended")
+        if (
+            notice.kind == "card_expiring"
+            and str(facts.subscription and facts.subscription.payment_method_id) not in notice.dedupe
+        ):
+            raise Dropped("card_changed")
         values = await self._values(scope, party, invoice, note, facts, at)
         written = write(notice.kind, party.language, values, live=scope.live)
         message = new_message(party.customer.email)

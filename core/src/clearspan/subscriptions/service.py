@@ -303,6 +303,15 @@ class Subscriptions:
             )
         if trial_end is not None:
             await self._trial_notice(session, caller, row, now, at)
+        await self._card_notice(session, caller, row, at)
+
+    async def _card_notice(self, session: AsyncSession, caller: Caller, row: Subscription, at: datetime) -> None:
+        """Tell the customer in time if the card expires within the period."""
+        document = self._document(caller, clock.now(), at) | {"subscription_id": row.id}
+        await session.execute(
+            text(f"SELECT {sqlbundle.name('card_notice_of')}(CAST(:document AS jsonb))"),
+            {"document": msgspec.json.encode(document).decode()},
+        )
 
     async def _trial_notice(
         self, session: AsyncSession, caller: Caller, row: Subscription, now: datetime, at: datetime
@@ -1077,6 +1086,8 @@ class Subscriptions:
     ) -> None:
         row.touch(at)
         await self._record(session, caller, row, event, **told)
+        await session.flush()
+        await self._card_notice(session, caller, row, at)
 
     async def _record(self, session: AsyncSession, caller: Caller, row: Subscription, event: str, **told: Any) -> None:
         await journal.record(

@@ -10,6 +10,30 @@ CREATE OR REPLACE FUNCTION notice_queue_{{v}}(p jsonb, kind_ text, customer uuid
     ON CONFLICT DO NOTHING;
 $$;
 
+-- Tell a customer in time that his subscription's card expires before the present period ends: whenever the subscription gets a card,
+-- begins, changes or is charged. So many days before: what its dunning plan says, else BUILT_IN of rebills.plans (3); 0: not at all.
+CREATE OR REPLACE FUNCTION card_notice_{{v}}(p jsonb, s subscriptions, at_ timestamptz) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    c payment_methods;
+    expires_at timestamptz;
+    days integer := COALESCE((dunning_plan_of_{{v}}(s, NULL)->'plan'->>'card_expiring_days')::integer, 3);
+BEGIN
+    SELECT * INTO c FROM payment_methods
+    WHERE tenant_id = s.tenant_id AND live = s.live AND payment_method_id = s.payment_method_id AND status = 'active';
+    expires_at := (make_date(c.exp_year, c.exp_month, 1) + interval '1 month') AT TIME ZONE s.time_zone;
+    IF days > 0 AND s.ended_at IS NULL AND expires_at > at_ AND expires_at <= s.current_period_end THEN
+        PERFORM notice_queue_{{v}}(p, 'card_expiring', s.customer_id, s.subscription_id, NULL,
+            'card_expiring:' || c.payment_method_id || ':' || c.exp_year || '-' || c.exp_month,
+            greatest(at_, expires_at - make_interval(days => days)), s.test_clock_id);
+    END IF;
+END $$;
+
+CREATE OR REPLACE FUNCTION card_notice_of_{{v}}(p jsonb) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM card_notice_{{v}}(p, s, (p->>'at')::timestamptz) FROM subscriptions s
+    WHERE s.tenant_id = (p->>'tenant_id')::uuid AND s.live = (p->>'live')::boolean AND s.subscription_id = (p->>'subscription_id')::uuid;
+END $$;
+
 -- Take up to p->>'most' notices that are due at p->>'at', under a lease: who dies over them leaves them due again at p->>'lease_until'.
 -- With p->>'test_clock_id' those of that clock, else those of none.
 CREATE OR REPLACE FUNCTION notices_claim_{{v}}(p jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$

@@ -105,18 +105,9 @@ BEGIN
       JOIN subscriptions s ON s.tenant_id = r.tenant_id AND s.live = r.live AND s.subscription_id = r.subscription_id
       LEFT JOIN mandates m ON m.tenant_id = s.tenant_id AND m.live = s.live AND m.mandate_id = s.mandate_id
      WHERE r.tenant_id = tenant AND r.live = is_live AND r.invoice_id = ANY (taken);
-    PERFORM notice_queue_{{v}}(p, 'card_expiring', c.customer_id, c.subscription_id, NULL, c.dedupe, c.due_at, clock) FROM (
-        SELECT s.customer_id, s.subscription_id,
-               'card_expiring:' || c.payment_method_id || ':' || c.exp_year || '-' || c.exp_month AS dedupe,
-               greatest(at_, e.expires_at - make_interval(days => d.days)) AS due_at
-        FROM rebills r
-        JOIN subscriptions s ON s.tenant_id = r.tenant_id AND s.live = r.live AND s.subscription_id = r.subscription_id
-        JOIN payment_methods c ON c.tenant_id = s.tenant_id AND c.live = s.live AND c.payment_method_id = s.payment_method_id
-        CROSS JOIN LATERAL (SELECT (make_date(c.exp_year, c.exp_month, 1) + interval '1 month') AT TIME ZONE s.time_zone AS expires_at) AS e
-        CROSS JOIN LATERAL (SELECT COALESCE((dunning_plan_of_{{v}}(s, NULL)->'plan'->>'card_expiring_days')::integer,
-                                            (p->>'card_expiring_days')::integer) AS days) AS d
-        WHERE r.tenant_id = tenant AND r.live = is_live AND r.invoice_id = ANY (taken) AND d.days > 0
-          AND e.expires_at > at_ AND e.expires_at <= s.current_period_end) AS c;
+    PERFORM card_notice_{{v}}(p, s, at_)
+    FROM rebills r JOIN subscriptions s ON s.tenant_id = r.tenant_id AND s.live = r.live AND s.subscription_id = r.subscription_id
+    WHERE r.tenant_id = tenant AND r.live = is_live AND r.invoice_id = ANY (taken);
     RETURN jsonb_build_object('rebills', answer, 'again_s', again_s, 'diverted', diverted);
 END $$;
 

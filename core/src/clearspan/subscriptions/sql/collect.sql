@@ -95,6 +95,7 @@ BEGIN
             PERFORM journal_write_{{v}}(p, id_at_{{v}}(moment, s.subscription_id || ' ' || s.sequence), 'subscription.changed',
                 'subscription', s.subscription_id, s.sequence, s.customer_id, jsonb_build_object('status', s.status,
                 'payment_method_id', s.payment_method_id, 'mandate_id', s.mandate_id));
+            PERFORM card_notice_{{v}}(p, s, at_);
             PERFORM rebills_wake_{{v}}(p, s, at_);
         END IF;
         IF s.status = 'incomplete' OR (s.status IN ('past_due', 'unpaid') AND NOT EXISTS (
