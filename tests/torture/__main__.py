@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import subprocess
 import sys
 
 from tests.torture import chaos, processes, rebilling, schedulers
@@ -65,9 +66,16 @@ def main() -> int:
         case "mutants":
             return mutants.main(given.names, given.seeds, given.jobs)
         case "change":
-            # The same seed for every change; `kill` by itself takes a new one each time.
-            kills = _parser().parse_args(["kill", "--kills", str(given.kills), "--seed", "1"])
-            return max(sim.main(0, given.seeds, given.jobs), int(kills.run(kills)))
+            # The same seed for every change; `kill` by itself takes a new one each time. Beside the seeds: it waits much.
+            command = [sys.executable, "-m", "tests.torture", "kill", "--kills", str(given.kills), "--seed", "1"]
+            with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as kills:
+                try:
+                    seeds = sim.main(0, given.seeds, given.jobs)
+                    said, _ = kills.communicate()
+                finally:
+                    kills.kill()
+            print(said, end="")
+            return max(seeds, kills.returncode)
         case _:
             ends = [
                 sim.main(0, given.seeds, given.jobs),
