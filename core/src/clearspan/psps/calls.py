@@ -26,6 +26,7 @@ from clearspan.sdk import (
     Declined,
     Money,
     NotFound,
+    NotSupported,
     Outcome,
     OutcomeUnknown,
     Pending,
@@ -120,6 +121,8 @@ async def observe(
         observation = _undecided("not_sent", "psp_unavailable", error, source)
     except PspMisconfigured as error:
         observation = _undecided("not_sent", "psp_misconfigured", error, source)
+    except NotSupported as error:
+        observation = _undecided("not_sent", "not_supported", error, source)
     except OutcomeUnknown as error:
         observation = _undecided("unknown", "psp_answer_unclear", error, source)
         observation = msgspec.structs.replace(observation, retry_after_s=error.retry_after_s)
