@@ -77,5 +77,5 @@ class PspController(Controller):
 
     @get(opt={"scope": "psp_accounts:read"}, responses=problems(), sync_to_thread=False)
     def list(self, plugins: NamedDependency[Plugins]) -> PspList:
-        """All PSPs that enabled plugins bring, with what they can do and the form for their accounts' settings."""
+        """All PSPs of the enabled plugins: what each can do, and the form for the settings of an account."""
         return catalogue.psps(plugins)
