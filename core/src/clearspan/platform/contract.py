@@ -9,17 +9,34 @@ import inspect
 import re
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
+from datetime import timedelta
 from typing import Any
 
 import msgspec
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
-from clearspan.sdk import API_VERSION, PspAdapter, PspFacts, RouteSet, SourceKind, VaultProvider, form_fields
+from clearspan.sdk import (
+    API_VERSION,
+    Capability,
+    PspAdapter,
+    PspFacts,
+    RouteSet,
+    SourceKind,
+    VaultProvider,
+    form_fields,
+)
 
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,39}")
 """Of a PSP or a vault: it stands in URLs, in rows and in metrics."""
 _ASKED_BY_FACT = {"activity"}
 """Verbs that only some facts ask for."""
+_RESTS_ON = {
+    Capability.PARTIAL_CAPTURE: Capability.AUTHORIZE,
+    Capability.MULTIPLE_CAPTURE: Capability.PARTIAL_CAPTURE,
+    Capability.PARTIAL_REFUND: Capability.REFUND,
+    Capability.VOID: Capability.AUTHORIZE,
+}
+_SECRET = re.compile(r"(^|_)(api_key|secret|password|token|private_key|access_key)(_|$)")
 _OPTIONAL = {"check_account": 0, "fetch_settlements": 2}
 """Verbs that may be left out, and how many arguments they take."""
 
@@ -50,6 +67,11 @@ def psp_problems(kind: Any) -> list[str]:
     left_out = frozenset() if facts.lookup.by_time else _ASKED_BY_FACT
     found += [*_common(kind), *_verbs(kind, PspAdapter, left_out), *_fact_problems(facts), *_form(kind)]
     return [*found, *_test_accounts(kind)]
+
+
+def psp_remarks(kind: type[PspAdapter]) -> list[str]:
+    """What is allowed and still worth a second look before money goes through it."""
+    return [*_fact_remarks(kind.facts), *_setting_remarks(kind.config_type)]
 
 
 def vault_problems(kind: Any) -> list[str]:
@@ -146,3 +168,30 @@ def _test_accounts(kind: type) -> Iterator[str]:
     accounts = getattr(kind, "test_accounts", {})
     if not isinstance(accounts, Mapping) or not all(isinstance(one, Mapping) for one in accounts.values()):
         yield "test_accounts: must map account names to settings"
+
+
+def _fact_remarks(facts: PspFacts) -> Iterator[str]:
+    can = facts.capabilities
+    if not can & {Capability.PURCHASE, Capability.AUTHORIZE}:
+        yield "facts.capabilities: neither purchase nor authorize, so nothing can be charged"
+    for one, needs in _RESTS_ON.items():
+        if one in can and needs not in can:
+            yield f"facts.capabilities: {one} without {needs}"
+    if not (facts.lookup.by_reference or facts.lookup.by_key or facts.idempotency.window):
+        yield "facts: neither a lookup by reference nor an idempotency window: a lost answer waits for a person"
+    if facts.webhook.signature == "none":
+        yield "facts.webhook: no signature, so messages are hints only"
+    if facts.max_late_effect > timedelta(days=1):
+        yield f"facts.max_late_effect: {facts.max_late_effect}, for so long a lost request is waited for"
+
+
+def _setting_remarks(config_type: type[msgspec.Struct]) -> Iterator[str]:
+    for field in form_fields(config_type):
+        if field.type == "text" and _SECRET.search(field.name):
+            yield f"config_type.{field.name}: is shown as it is typed; a secret is annotated sdk.Secret"
+        if (
+            not field.description
+            and field.title == field.name.replace("_", " ").capitalize()
+            and field.type != "secret"
+        ):
+            yield f"config_type.{field.name}: says nothing about itself; Meta(title=..., description=...)"
