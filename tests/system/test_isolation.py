@@ -49,9 +49,11 @@ DOORS |= {"seal_next", "seal_append", "checkpoint_add", "push_next", "push_done"
 """The sealer's: one tree over the journal of all tenants. Only seal_next gives rows, and only the worker calls it."""
 DOORS |= {"audit_nodes", "audit_state", "audit_checkpoints"}
 """Hashes, the tree's size and what was signed: the same for everybody, and nothing of a row."""
-INSTALLATION_WIDE = ("journal_leaves", "journal_nodes", "checkpoints", "checkpoint_pushes")
-"""The tables of that tree. There is one, since a checkpoint covers whatever is in it: neither table nor key is cut by tenant. In
-return the application holds no right on them but to read a tenant's own leaves."""
+DOORS |= {"plugins_seen", "plugins_history"}
+"""Which plugins ran: names and versions, nothing of a tenant's."""
+INSTALLATION_WIDE = ("plugin_log", "journal_leaves", "journal_nodes", "checkpoints", "checkpoint_pushes")
+"""The log of plugins, which run for all tenants, and the tables of that tree. There is one, as a checkpoint covers whatever is in
+it: neither table nor key is cut by tenant. In return the application has no right on them but to read a tenant's own leaves."""
 
 TABLES = f"""
     SELECT c.oid, c.relname AS name, c.relrowsecurity AS enabled, c.relforcerowsecurity AS forced,

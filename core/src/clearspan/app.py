@@ -85,6 +85,7 @@ class Gateway:
         self.scheduler = Scheduler(self.db, settings)
         self.collector = Collector(self.db, self.payments, settings)
         self.rebills = Rebills(self.db)
+        self.psps.renewed.append(self.rebills.wake_account)
         self.dunning_plans = DunningPlans(self.db)
         self.plans = Plans(self.db)
         self.coupons = Coupons(self.db)

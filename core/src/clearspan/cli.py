@@ -169,6 +169,23 @@ def _parser() -> argparse.ArgumentParser:
     )
     explain.add_argument("invoice", help="its id: inv_...")
     explain.add_argument("--json", action="store_true", help="answer in JSON")
+    plugins = commands.add_parser("plugins", help="look at plugins, check them, begin a new one").add_subparsers(
+        required=True, metavar="<command>"
+    )
+    listed = add("list", _plugins_list, "show what is installed, what is enabled, and whether it loads", plugins)
+    info = add("info", _plugins_info, "tell what a plugin brings, how it is set up, and when it ran", plugins)
+    examine = add("check", _plugins_check, "load a plugin alone, and say whether it keeps to the contract", plugins)
+    for one in (info, examine):
+        one.add_argument("name", help="of the plugin, as in plugins.enabled")
+    for one in (listed, info, examine):
+        one.add_argument("--json", action="store_true", help="answer in JSON")
+    examine.add_argument("--account", metavar="NAME", help="also ask the PSP whether it takes this account's settings")
+    examine.add_argument("--tenant", metavar="SLUG", help="whose account")
+    examine.add_argument("--live", action="store_true", help="of live mode; default: test mode")
+    new = add("new", _plugins_new, "write the package of a new plugin", plugins)
+    new.add_argument("kind", choices=("psp", "vault"), help="what it connects")
+    new.add_argument("name", help="of the provider: lower-case letters, digits and '-'")
+    new.add_argument("--directory", type=Path, metavar="D", help="where to; default: ./psp-NAME or ./vault-NAME")
     add("settings", _settings, "show the settings in effect, secrets masked")
     return parser
 
@@ -332,6 +349,40 @@ def _rebills_explain(options: argparse.Namespace) -> int:
     from clearspan.commands import rebills
 
     return rebills.explain(settings, options.invoice, as_json=options.json)
+
+
+def _plugins_list(options: argparse.Namespace) -> int:
+    settings = settings_of(options)
+    from clearspan.commands import plugins
+
+    return plugins.show(settings, as_json=options.json)
+
+
+def _plugins_info(options: argparse.Namespace) -> int:
+    settings = settings_of(options)
+    from clearspan.commands import plugins
+
+    return plugins.info(settings, options.name, as_json=options.json)
+
+
+def _plugins_check(options: argparse.Namespace) -> int:
+    settings = settings_of(options)
+    from clearspan.commands import plugins
+
+    return plugins.check(
+        settings,
+        options.name,
+        account=options.account,
+        tenant=options.tenant,
+        live=options.live,
+        as_json=options.json,
+    )
+
+
+def _plugins_new(options: argparse.Namespace) -> int:
+    from clearspan.commands import plugin_new
+
+    return plugin_new.run(options.kind, options.name, options.directory)
 
 
 def _settings(options: argparse.Namespace) -> int:

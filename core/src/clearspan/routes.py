@@ -24,7 +24,7 @@ from clearspan.payments.controller import (
 )
 from clearspan.platform.pages import DocsController, HealthController
 from clearspan.platform.plugins import Plugins
-from clearspan.psps.controller import PspAccountController
+from clearspan.psps.controller import PspAccountController, PspController
 from clearspan.psps.inbox_controller import PspWebhookController, WebhookController
 from clearspan.rebills.clocks_controller import TestClockController
 from clearspan.rebills.controller import DunningPlanController, RebillController
@@ -60,6 +60,7 @@ V1 = (
     InvoiceController,
     CreditNoteController,
     NoticeController,
+    PspController,
     PspAccountController,
     PspWebhookController,
     EventController,

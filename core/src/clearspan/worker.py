@@ -32,7 +32,7 @@ from saq.queue.redis import RedisQueue
 
 from clearspan.app import Gateway
 from clearspan.commands import heartbeat
-from clearspan.commands.start import check_master_key, keep_clock
+from clearspan.commands.start import check_master_key, keep_clock, note_plugins
 from clearspan.journal.push import Pusher
 from clearspan.journal.seal import Sealer
 from clearspan.payments import jobs as payment_jobs
@@ -243,6 +243,7 @@ async def _work(runtime: Runtime) -> None:
     queue = PatientQueue(redis.from_url(runtime.redis_url, retry=Retry(NoBackoff(), 0)), name=QUEUE)
     try:
         await check_master_key(runtime, gateway)
+        await note_plugins(gateway, "worker")
         jobs = Jobs(gateway)
         sweeper = Sweeper(gateway, doorbell, jobs)
         worker = Worker(

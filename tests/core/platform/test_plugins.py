@@ -9,19 +9,33 @@ from pathlib import Path
 
 import pytest
 
-from clearspan.platform.plugins import PluginError, load
+from clearspan.platform.plugins import PluginError, installed, load
 
 PSP = """
+import msgspec
 from clearspan import sdk
+
+class Config(msgspec.Struct, frozen=True):
+    api_key: sdk.Secret
 
 class Psp:
     name = "{psp}"
+    config_type = Config
     facts = sdk.PspFacts(capabilities=frozenset())
+
+    def __init__(self, config, context):
+        pass
+
+    async def create_intent(self, request):
+        raise sdk.NotSupported
+
+    continue_intent = capture = cancel = refund = retrieve = verify_webhook = create_intent
 
 @sdk.hookimpl
 def clearspan_psps():
     return [Psp]
 """
+HOOK = "from clearspan import sdk\n\n@sdk.hookimpl\ndef clearspan_psps():\n    "
 
 Install = Callable[..., None]
 
@@ -89,27 +103,73 @@ def test_a_hook_that_does_not_exist_stops_the_start(install: Install) -> None:
         load({"psp-typo": ""})
 
 
-@pytest.mark.parametrize(
-    ("source", "problem"),
-    [
-        ("import no_such_library\n", "ModuleNotFoundError: No module named 'no_such_library'"),
-        ("raise RuntimeError('boom')\n", "RuntimeError: boom"),
-        (
-            "from clearspan import sdk\n\n@sdk.hookimpl\ndef clearspan_psps():\n    raise ValueError('bad')\n",
-            "ValueError: bad",
-        ),
-        ("from clearspan import sdk\n\n@sdk.hookimpl\ndef clearspan_psps():\n    return None\n", "TypeError"),
-    ],
-    ids=["import", "module", "hook", "nothing"],
-)
+BROKEN = {
+    "missing dependency": ("import no_such_library\n", "No module named 'no_such_library'. Install what it depends on"),
+    "newer contract": ("from clearspan.sdk import Teleporter\n", "It was made for another SDK than"),
+    "crash at import": ("raise RuntimeError('boom')\n", "RuntimeError: boom"),
+    "exit at import": ("import sys\nsys.exit(3)\n", "it tried to end the process (SystemExit: 3)"),
+    "hang at import": ("import threading\nthreading.Event().wait(20)\n", "it did not come back within 0.4 seconds"),
+    "crash in a hook": (HOOK + "raise ValueError('bad')\n", "ValueError: bad"),
+    "exit in a hook": (HOOK + "raise SystemExit\n", "it tried to end the process"),
+    "hang in a hook": (HOOK + "import threading; threading.Event().wait(20)\n", "it did not come back within"),
+    "nothing": (HOOK + "return None\n", "clearspan_psps returned a NoneType, must return a list"),
+    "a text": (HOOK + "return 'acme'\n", "clearspan_psps returned a str, must return a list"),
+    "async": (HOOK.replace("def ", "async def ") + "return []\n", "clearspan_psps is async; hooks are plain functions"),
+    "an instance": (PSP.format(psp="x").replace("[Psp]", "[Psp(1, 2)]"), "must be a class: hand over the class itself"),
+    "newer sdk": ("requires_sdk = '>=99'\n" + PSP.format(psp="x"), "it needs SDK >=99, and this Clearspan has"),
+    "unreadable range": ("requires_sdk = 'new'\n" + PSP.format(psp="x"), "requires_sdk is 'new'; write a version range"),
+    "no verb": (PSP.format(psp="x").replace(" = refund", ""), "Psp.refund: missing"),
+    "plain verb": (PSP.format(psp="x").replace("async def", "def"), "Psp.capture: must be an async def"),
+    "other arguments": (PSP.format(psp="x").replace("request)", "request, key)"), "Psp.cancel: must take 1 argument"),
+    "no facts": (PSP.format(psp="x").replace("facts =", "fact ="), "Psp.facts: missing, must be a PspFacts"),
+    "wrong facts": (PSP.format(psp="x").replace("=frozenset()", "={'teleport'}"), "Invalid enum value 'teleport'"),
+    "no settings": (PSP.format(psp="x").replace("config_type", "config"), "Psp.config_type: missing, must be a msgspec.Struct"),
+    "no form": (PSP.format(psp="x").replace("sdk.Secret", "bytes"), "Psp.config_type: Config.api_key: a form cannot show"),
+    "bad name": (PSP.format(psp="Acme Pay"), "Psp.name: is 'Acme Pay', must be up to 40 lower-case letters"),
+    "no context": (PSP.format(psp="x").replace(", context", ""), "Psp.__init__: must take (config, context)"),
+    "activity by time": (
+        PSP.format(psp="x").replace("frozenset()", "frozenset(), lookup=sdk.Lookup(by_time=True)"),
+        "Psp.activity: missing",
+    ),
+    "routes": (HOOK.replace("psps", "routes") + "return [dict]\n", "is a type, must be a RouteSet"),
+    "vault": (
+        (HOOK + "return [int]\n").replace("psps", "vaults"),
+        "int.name: is None",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("source", "problem"), BROKEN.values(), ids=BROKEN)
 def test_a_broken_plugin_is_reported_and_the_others_run(install: Install, source: str, problem: str) -> None:
     install("psp-broken", source)
     install("psp-fine", PSP.format(psp="fine"))
-    plugins = load({"psp-broken": "", "psp-fine": ""})
+    plugins = load({"psp-broken": "", "psp-fine": ""}, time_s=0.4 if "wait" in source else 30)
     assert list(plugins.psps) == ["fine"]
     report = {one.name: one.problem for one in plugins.loaded}
     assert report["psp-fine"] == ""
-    assert report["psp-broken"].startswith(problem)
+    assert problem in report["psp-broken"]
+
+
+def test_a_plugin_for_this_sdk_is_loaded(install: Install) -> None:
+    install("psp-acme", "requires_sdk = '>=1.3,<2'\n" + PSP.format(psp="acme"))
+    plugins = load({"psp-acme": "<2"})
+    assert plugins.provides("psp-acme") == ["psp acme"]
+    assert [(one.problem, one.wanted) for one in plugins.loaded] == [("", "<2")]
+
+
+def test_what_is_installed_is_known_without_running_any_of_it(install: Install) -> None:
+    install("psp-acme", "raise SystemExit\n")
+    assert installed()["psp-acme"].value == "clearspan_psp_acme_module"
+
+
+def test_companions_of_a_hook_that_fails_are_left_out(install: Install) -> None:
+    for name, code in (("fine", "return [sdk.Companion('one', ('-m', 'x'), 'http://x')]"), ("bad", "return [1]"),
+                       ("worse", "raise SystemExit"), ("slow", "import threading; threading.Event().wait(20)")):  # fmt: skip
+        hook = f"@sdk.hookimpl\ndef clearspan_companions(config, data_dir):\n    {code}\n"
+        install(f"psp-{name}", PSP.format(psp=name) + hook)
+    plugins = load({"psp-bad": "", "psp-worse": "", "psp-slow": "", "psp-fine": ""})
+    assert [one.name for one in plugins.companions({}, "", time_s=0.4)] == ["one"]
+    assert plugins.provides("psp-fine") == ["psp fine", "companions"]
 
 
 def test_safe_mode_loads_nothing(install: Install) -> None:

@@ -11,11 +11,13 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.core.payments.conftest import approve
 from tests.core.rebills.conftest import Desk, declined
 
 from clearspan.payments.service import Payments
-from clearspan.platform import clock
+from clearspan.platform import clock, ids
 from clearspan.rebills.service import Collector, _Run
+from clearspan.sdk import PspMisconfigured
 
 _STEPPING: ContextVar[bool] = ContextVar("stepping", default=False)
 
@@ -140,3 +142,28 @@ async def test_an_account_that_its_psp_refuses_rests_and_says_so(wall: Desk) -> 
     assert await wall.notices(one) == [], "no customer is troubled with it"
     await wall.sql.execute("UPDATE rebill_pace SET blocked_until = $2 WHERE psp_account_id = $1", wall.account, now)
     assert await wall.collect() == 1
+
+
+async def test_wrong_credentials_stop_the_batch_until_they_are_changed(wall: Desk) -> None:
+    """No more than the charges that were under way: 4 of 12. New settings wake the account at once."""
+    now = clock.now()
+    invoices = [await wall.invoice(await wall.deal(), at=now) for _ in range(12)]
+
+    def refuse(_: str, __: Any) -> Any:
+        raise PspMisconfigured("the API key was revoked")
+
+    wall.puppet.does = refuse
+    few = msgspec.structs.replace(wall.gateway.settings.rebills, charges_max=4)
+    settings = msgspec.structs.replace(wall.gateway.settings, rebills=few)
+    await Collector(wall.gateway.db, wall.gateway.payments, settings).collect(wall.scope, "req_collect")
+    tried = len(wall.puppet.calls)
+    assert tried <= 4
+    assert await wall.collect() == 0
+    assert len(wall.puppet.calls) == tried
+    assert sorted({(await wall.rebill(one))["state"] for one in invoices}) == ["due"]
+    wall.puppet.does = approve
+    account = ids.encode("acct", wall.account)
+    changed = await wall.http.patch(f"/v1/psp-accounts/{account}", json={"config": {"name": wall.puppet.name}})
+    assert changed.status_code == 200
+    assert await wall.collect() == 12 - tried
+    assert "psp_account.misconfigured" in await wall.events(wall.account)

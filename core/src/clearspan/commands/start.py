@@ -11,6 +11,7 @@ import structlog
 from sqlalchemy import text
 
 from clearspan.app import Gateway
+from clearspan.journal import plugins as plugin_log
 from clearspan.platform import clock, sqlbundle
 from clearspan.platform.crypto import KeyProblem
 from clearspan.platform.db import UNREACHABLE
@@ -86,6 +87,17 @@ def require_key(runtime: Runtime, tenant_id: UUID, data_key: bytes) -> None:
             f"The master key in {runtime.settings.master_key_path} is not the one this database was made with. Restore that"
             " one from your backup, or set security.master_key_file; with another key nothing in the database can be read."
         ) from error
+
+
+async def note_plugins(made: Gateway, process: str) -> None:
+    """Put into the installation's log which plugins run now, if that is news.
+
+    Raises:
+        DatabaseUnavailable.
+    """
+    safe_mode = made.settings.plugins.safe_mode
+    for change in await plugin_log.seen(made.db, made.plugins, process, why="safe mode" if safe_mode else ""):
+        log.info(change.type, plugin=change.name, version=change.version, problem=change.problem)
 
 
 async def keep_clock(made: Gateway) -> None:

@@ -15,7 +15,7 @@ import uvloop
 
 from clearspan.app import Gateway, create_app
 from clearspan.commands.listening import bound, taken, with_own_url
-from clearspan.commands.start import gateway, keep_clock
+from clearspan.commands.start import gateway, keep_clock, note_plugins
 from clearspan.platform.runtime import Runtime, opened, publish, require_schema, withdraw
 from clearspan.platform.telemetry import configure_logging
 from clearspan.settings import Settings
@@ -42,8 +42,8 @@ def run(settings: Settings) -> int:
 
 async def _serve(runtime: Runtime, settings: Settings, listener: socket.socket) -> None:
     await require_schema(runtime)
-    async with gateway(runtime):
-        pass  # It connects, and the master key fits: better now than in a log.
+    async with gateway(runtime) as made:  # It connects, and the master key fits: better now than in a log.
+        await note_plugins(made, "web")
     server = WebServer(Gateway(settings, runtime.app_url, runtime.master, runtime.plugins))
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, server.stop)

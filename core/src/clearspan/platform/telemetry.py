@@ -81,6 +81,12 @@ class Metrics:
             ("psp", "account", "verb", "reason"),
             registry=self.registry,
         )
+        self.psp_account_misconfigured = Gauge(
+            "psp_account_misconfigured",
+            "Whether a PSP refuses the settings of an account: 1 it does.",
+            ("psp", "account"),
+            registry=self.registry,
+        )
         self.reconciliation_mismatches = Counter(
             "reconciliation_mismatches_total", "Differences between our books and a PSP's.", registry=self.registry
         )

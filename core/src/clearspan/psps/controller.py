@@ -8,8 +8,11 @@ from litestar.params import FromPath, JSONBody
 
 from clearspan.platform.context import Caller
 from clearspan.platform.idempotency import IdempotencyKey
+from clearspan.platform.plugins import Plugins
 from clearspan.platform.replies import problems, reply
-from clearspan.psps.schemas import PspAccountCreate, PspAccountList, PspAccountOut, PspAccountUpdate
+from clearspan.psps import catalogue
+from clearspan.psps.catalogue import PspList
+from clearspan.psps.schemas import PspAccountCheck, PspAccountCreate, PspAccountList, PspAccountOut, PspAccountUpdate
 from clearspan.psps.service import AccountNameTaken, AccountNotFound, PspAccounts, UnknownPsp
 
 
@@ -52,3 +55,27 @@ class PspAccountController(Controller):
     ) -> PspAccountOut:
         """Change priority, status or settings."""
         return await psps.update(caller, account_id, data)
+
+    @post(
+        "/{account_id:str}/check",
+        status_code=200,
+        opt={"scope": "psp_accounts:write"},
+        responses=problems(AccountNotFound, UnknownPsp),
+    )
+    async def check(
+        self, account_id: FromPath[str], caller: NamedDependency[Caller], psps: NamedDependency[PspAccounts]
+    ) -> PspAccountCheck:
+        """Ask the PSP whether it takes an account's settings. Moves nothing."""
+        return await psps.check(caller.scope, account_id)
+
+
+class PspController(Controller):
+    """PSPs that accounts can be added for."""
+
+    path = "/psps"
+    tags = ["Configuration"]
+
+    @get(opt={"scope": "psp_accounts:read"}, responses=problems(), sync_to_thread=False)
+    def list(self, plugins: NamedDependency[Plugins]) -> PspList:
+        """All PSPs of the enabled plugins: what each can do, and the form for the settings of an account."""
+        return catalogue.psps(plugins)

@@ -69,6 +69,13 @@ class PspAccountOut(msgspec.Struct, frozen=True, kw_only=True):
             examples=[{"charge": "closed", "refund": "open"}],
         ),
     ] = {}
+    problem: Annotated[
+        str | None,
+        Meta(
+            description="What the PSP said when it last refused these settings, as the answering process saw it; null while it"
+            " takes them, or nobody has asked.",
+        ),
+    ] = None
 
     @classmethod
     def of(cls, row: Any, public_url: str) -> PspAccountOut:
@@ -87,6 +94,24 @@ class PspAccountOut(msgspec.Struct, frozen=True, kw_only=True):
             created_at=row.created_at,
             updated_at=row.updated_at,
         )
+
+
+CheckStatus = Literal["ok", "misconfigured", "unreachable", "unclear", "not_supported"]
+
+
+class PspAccountCheck(msgspec.Struct, frozen=True, kw_only=True):
+    """What a PSP says about an account's settings."""
+
+    object: Literal["psp_account_check"]
+    psp_account: str
+    status: Annotated[
+        CheckStatus,
+        Meta(
+            description="`ok`: the PSP takes them. `misconfigured`: it answered and does not. `unreachable`: nothing was sent."
+            " `unclear`: no answer that says anything. `not_supported`: the plugin cannot ask."
+        ),
+    ]
+    message: str
 
 
 class PspAccountList(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -25,21 +25,35 @@ from clearspan.platform.context import Caller, Scope, system
 from clearspan.platform.db import Database
 from clearspan.platform.idempotency import Answer, IdempotencyKey, once
 from clearspan.platform.orm import violated
+from clearspan.platform.pan import mask_pan
 from clearspan.platform.plugins import Plugins
-from clearspan.platform.problems import DatabaseUnavailable, DomainError, InvalidRequest
+from clearspan.platform.problems import DatabaseUnavailable, DomainError
 from clearspan.platform.telemetry import Metrics
+from clearspan.psps import settings as account_settings
 from clearspan.psps.breaker import GROUPS, CallRefused, Change, Circuit, Guard, State
 from clearspan.psps.calls import Observation, observe
-from clearspan.psps.schemas import PspAccountCreate, PspAccountOut, PspAccountUpdate, webhook_url
+from clearspan.psps.schemas import (
+    CheckStatus,
+    PspAccountCheck,
+    PspAccountCreate,
+    PspAccountOut,
+    PspAccountUpdate,
+    webhook_url,
+)
+from clearspan.psps.settings import Credentials
 from clearspan.routing.service import Candidate
 from clearspan.sdk import (
     CardSource,
     Money,
     NotFound,
+    NotSupported,
     Outcome,
+    OutcomeUnknown,
     PspAdapter,
     PspContext,
     PspFacts,
+    PspMisconfigured,
+    PspUnavailable,
     RedirectSource,
     Source,
     SourceKind,
@@ -136,6 +150,7 @@ class OpenPsp(msgspec.Struct, frozen=True, kw_only=True):
     timeout_s: float
     metrics: Metrics
     guard: Guard
+    credentials: Credentials
     recovering: bool
 
     def key(self, stored: str) -> str:
@@ -170,6 +185,10 @@ class OpenPsp(msgspec.Struct, frozen=True, kw_only=True):
                 source=source,
             )
             failed, retry_after_s = observation.failed, observation.retry_after_s
+            if observation.code == "psp_misconfigured":
+                self.credentials.refused(verb, observation.message or "")
+            elif observation.observed not in ("unknown", "not_sent"):
+                self.credentials.taken(verb)
             return observation
         finally:
             self.guard.end(admitted, failed, retry_after_s)
@@ -198,6 +217,9 @@ class PspAccounts:
         self._rules = settings.psps
         self._metrics = metrics
         self._guards: dict[UUID, Guard] = {}
+        self._credentials: dict[UUID, Credentials] = {}
+        self.renewed: list[Callable[[Scope, UUID], Awaitable[None]]] = []
+        """Asked to try an account again, whose settings were changed or found to work."""
         self._telling: set[asyncio.Task[None]] = set()
         self._addresses = addresses
         self._adapters: dict[tuple[UUID, int, str | None], tuple[PspAdapter, PspContext]] = {}
@@ -212,7 +234,7 @@ class PspAccounts:
         Raises:
             UnknownPsp, InvalidRequest, AccountNameTaken.
         """
-        self._check_config(body.psp, body.config)
+        self._check_config(caller.scope, body.psp, body.config)
         account_id, now = clock.new_uuid(), clock.now()
         sealed = await self._seal(caller.scope, account_id, body.config)
 
@@ -244,7 +266,7 @@ class PspAccounts:
                 subject_type="psp_account",
                 subject_id=account_id,
                 sequence=1,
-                data={"psp": body.psp, "name": body.name},
+                data={"psp": body.psp, "name": body.name, "settings": sorted(body.config)},
             )
             return Answer(201, msgspec.json.encode(PspAccountOut.of(row, self._public_url)))
 
@@ -289,10 +311,12 @@ class PspAccounts:
         """
         account = await self.get(caller.scope, account_id)
         identity = ids.decode("acct", account_id)
-        sealed = None
+        sealed, settings = None, None
         if body.config is not None:
-            self._check_config(account.psp, body.config)
+            self._check_config(caller.scope, account.psp, body.config)
             sealed = await self._seal(caller.scope, identity, body.config)
+            before = msgspec.json.decode(await self._plain(caller.scope, identity))
+            settings = account_settings.changed_names(before, body.config)
         now = clock.now()
         async with self._db.begin(caller.scope) as session:
             row = (
@@ -326,10 +350,70 @@ class PspAccounts:
                 subject_type="psp_account",
                 subject_id=identity,
                 sequence=row.sequence,
-                data={"changed": changed, "status": row.status, "priority": row.priority},
+                data={"changed": changed, "status": row.status, "priority": row.priority}
+                | ({} if settings is None else {"settings": settings}),
             )
         self._known.pop(caller.scope, None)
+        if body.config is not None:
+            await self._renew(caller.scope, identity)
         return self._with_health(PspAccountOut.of(row, self._public_url))
+
+    async def check(self, scope: Scope, account_id: str) -> PspAccountCheck:
+        """Ask the PSP whether it takes an account's settings; moves nothing, and passes an open circuit.
+
+        Raises:
+            AccountNotFound, UnknownPsp.
+        """
+        account = await self.get(scope, account_id)
+        identity = ids.decode("acct", account_id)
+        sealed = base64.b64encode(await self._sealed(scope, identity)).decode()
+        psp = await self.open(
+            scope,
+            Sending(
+                account_id=identity,
+                psp=account.psp,
+                account=account.name,
+                config_version=account.config_version,
+                config=sealed,
+            ),
+        )
+        status, message = await self._asked(psp)
+        if status == "ok":
+            psp.credentials.renewed()
+            await self._renew(scope, identity)
+        elif status == "misconfigured":
+            psp.credentials.refused("check_account", message)
+        return PspAccountCheck(
+            object="psp_account_check", psp_account=account_id, status=status, message=mask_pan(message)[:500]
+        )
+
+    async def _asked(self, psp: OpenPsp) -> tuple[CheckStatus, str]:
+        ask = getattr(psp.adapter, "check_account", None)
+        if ask is None:
+            return "not_supported", "The plugin cannot ask its PSP; the next payment will show."
+        try:
+            async with asyncio.timeout(psp.timeout_s):
+                await ask()
+        except PspMisconfigured as error:
+            return "misconfigured", f"The PSP does not take these settings: {error}"
+        except PspUnavailable as error:
+            return "unreachable", f"Nothing was sent: {error}"
+        except NotSupported as error:
+            return "not_supported", str(error) or "The plugin cannot ask its PSP."
+        except OutcomeUnknown as error:
+            return "unclear", f"No clear answer came: {error}"
+        except TimeoutError:
+            return "unclear", f"No answer came within {psp.timeout_s:g} seconds."
+        except Exception as error:  # A plugin's bug says nothing about the settings.
+            log.exception("adapter raised", psp=psp.name, verb="check_account")
+            return "unclear", f"The plugin failed ({type(error).__name__}); the gateway's log says where."
+        return "ok", "The PSP takes these settings."
+
+    async def _renew(self, scope: Scope, account_id: UUID) -> None:
+        if account_id in self._credentials:
+            self._credentials[account_id].renewed()
+        for tell in self.renewed:
+            await tell(scope, account_id)
 
     def webhook_url(self, sending: Sending) -> str | None:
         """Where the account's webhooks go; ``None`` when nobody knows this installation's address."""
@@ -396,6 +480,7 @@ class PspAccounts:
             timeout_s=self._settings.psp_timeout_s,
             metrics=self._metrics,
             guard=self._guard(scope, sending),
+            credentials=self._credentials_of(scope, sending),
             recovering=sending.recovering,
         )
 
@@ -419,15 +504,35 @@ class PspAccounts:
                     if change is Change.OPENED:
                         told |= {"failed": circuit.failures, "calls": circuit.calls}
                     log.warning("circuit", change=change.value, account=account, **told)
-                    task = asyncio.create_task(self._tell(scope, sending.account_id, change, told))
-                    self._telling.add(task)
-                    task.add_done_callback(self._telling.discard)
+                    self._tell_soon(scope, sending.account_id, _EVENTS[change], told)
 
             guard = self._guards[sending.account_id] = Guard(self._rules, changed)
         return guard
 
-    async def _tell(self, scope: Scope, account_id: UUID, change: Change, told: dict[str, Any]) -> None:
-        """Journal a circuit's change; nobody's payment waits for it."""
+    def _credentials_of(self, scope: Scope, sending: Sending) -> Credentials:
+        credentials = self._credentials.get(sending.account_id)
+        if credentials is None:
+            account = ids.encode("acct", sending.account_id)
+            gauge = self._metrics.psp_account_misconfigured.labels(sending.psp, account)
+            gauge.set(0)
+
+            def changed(words: str, news: bool) -> None:
+                gauge.set(1 if words else 0)
+                if news:
+                    told = {"psp": sending.psp, "name": sending.account, "code": "psp_misconfigured"}
+                    log.error("the PSP does not take the account's settings", account=account, said=words, **told)
+                    self._tell_soon(scope, sending.account_id, "psp_account.misconfigured", told)
+
+            credentials = self._credentials[sending.account_id] = Credentials(changed)
+        return credentials
+
+    def _tell_soon(self, scope: Scope, account_id: UUID, event: str, told: dict[str, Any]) -> None:
+        task = asyncio.create_task(self._tell(scope, account_id, event, told))
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)
+
+    async def _tell(self, scope: Scope, account_id: UUID, event: str, told: dict[str, Any]) -> None:
+        """Journal what became of an account; nobody's payment waits for it."""
         request_id = structlog.contextvars.get_contextvars().get("request_id") or ids.encode("req", clock.new_uuid())
         try:
             async with self._db.begin(scope) as session:
@@ -440,26 +545,30 @@ class PspAccounts:
                 await journal.record(
                     session,
                     system(scope, "psps", request_id),
-                    type=_EVENTS[change],
+                    type=event,
                     subject_type="psp_account",
                     subject_id=account_id,
                     sequence=sequence,
                     data=told,
                 )
         except DatabaseUnavailable:
-            log.warning("a circuit's change is not in the journal: the database is away", **told)
+            log.warning("a PSP account's change is not in the journal: the database is away", **told)
 
     def _with_health(self, account: PspAccountOut) -> PspAccountOut:
         guard = self._guards.get(ids.decode("acct", account.id))
         health = guard.health() if guard is not None else dict.fromkeys(GROUPS.values(), State.CLOSED)
-        return msgspec.structs.replace(account, health={group: state.value for group, state in health.items()})
+        credentials = self._credentials.get(ids.decode("acct", account.id))
+        return msgspec.structs.replace(
+            account,
+            health={group: state.value for group, state in health.items()},
+            problem=credentials.problem if credentials is not None else None,
+        )
 
     async def _make(
         self, scope: Scope, sending: Sending, kind: type[PspAdapter], vault: str | None
     ) -> tuple[PspAdapter, PspContext]:
         key = await self._tenants.data_key(scope.tenant_id)
         plain = crypto.open_(key, base64.b64decode(sending.config), _place(scope, sending.account_id))
-        config = msgspec.json.decode(plain, type=kind.config_type, strict=False)
         connect, total = self._settings.psp_connect_timeout_s, self._settings.psp_timeout_s
         provider = self._vaults.get(vault) if vault is not None else None
         context = PspContext(
@@ -468,7 +577,7 @@ class PspAccounts:
             live=scope.live,
             now=clock.now,
         )
-        return kind(config, context), context
+        return account_settings.make(kind, plain, context), context
 
     def _source(self, method: SendingMethod | None) -> Source | None:
         if method is None:
@@ -500,15 +609,27 @@ class PspAccounts:
         self._known[scope] = (clock.monotonic() + CACHE_S, accounts)
         return accounts
 
-    def _check_config(self, psp: str, config: Mapping[str, Any]) -> None:
+    def _check_config(self, scope: Scope, psp: str, config: Mapping[str, Any]) -> None:
         kind = self._plugins.psps.get(psp)
         if kind is None:
             known = ", ".join(sorted(self._plugins.psps)) or "none"
             raise UnknownPsp(f"No enabled plugin brings a PSP named '{psp}'. There are: {known}.")
-        try:
-            msgspec.convert(dict(config), type=kind.config_type, strict=True)
-        except msgspec.ValidationError as error:
-            raise InvalidRequest(f"config: {error}", errors=[{"path": "$.config", "message": str(error)}]) from None
+        account_settings.check(kind, config, live=scope.live)
+
+    async def _sealed(self, scope: Scope, account_id: UUID) -> bytes:
+        async with self._db.begin(scope) as session:
+            found: bytes = await session.scalar(
+                text(
+                    "SELECT config FROM psp_accounts WHERE tenant_id = :tenant AND live = :live AND psp_account_id = :id"
+                ),
+                {"tenant": scope.tenant_id, "live": scope.live, "id": account_id},
+            )
+        return found
+
+    async def _plain(self, scope: Scope, account_id: UUID) -> bytes:
+        sealed = await self._sealed(scope, account_id)
+        key = await self._tenants.data_key(scope.tenant_id)
+        return crypto.open_(key, sealed, _place(scope, account_id))
 
     async def _seal(self, scope: Scope, account_id: UUID, config: Mapping[str, Any]) -> bytes:
         key = await self._tenants.data_key(scope.tenant_id)

@@ -39,6 +39,17 @@ class Rebills:
     def __init__(self, db: Database) -> None:
         self._db = db
 
+    async def wake_account(self, scope: Scope, psp_account_id: UUID) -> None:
+        """End the rest of a PSP account that refused the merchant: its settings were changed, or found to work."""
+        async with self._db.begin(scope) as session:
+            await session.execute(
+                text(
+                    "UPDATE rebill_pace SET blocked_until = NULL, blocked_because = NULL"
+                    " WHERE tenant_id = :tenant AND live = :live AND psp_account_id = :id AND blocked_until IS NOT NULL"
+                ),
+                {"tenant": scope.tenant_id, "live": scope.live, "id": psp_account_id},
+            )
+
     async def list(self, scope: Scope, filters: Mapping[str, Any], limit: int, cursor: str | None) -> RebillList:
         """A page, newest invoice first.
 

@@ -1,4 +1,4 @@
-"""Plugins: payment methods that a PSP holds. Test clocks of whole tenants."""
+"""Plugins: payment methods that a PSP holds. Test clocks of whole tenants. The log of plugins."""
 
 from clearspan.migrations import run_file
 
@@ -10,5 +10,5 @@ depends_on = None
 
 def upgrade() -> None:
     """Create what is new; nothing that an older release uses changes its meaning."""
-    for name in ("sources", "clocks"):
+    for name in ("sources", "clocks", "plugins"):
         run_file(f"0004_{name}.sql")
