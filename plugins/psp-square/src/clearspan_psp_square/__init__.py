@@ -73,7 +73,7 @@ class SquarePsp:
         raw = answer.body.get("payment") or {}
         if answer.status >= 400:
             return answers.refused(answer.body, raw.get("id"))
-        payment = _ours(sdk.read(raw, answers.Payment), request.operation_id)
+        payment = _ours(raw, request.operation_id, answers.Payment)
         outcome = answers.charge(payment, "purchase" if request.capture else "authorize", raw)
         if isinstance(outcome, sdk.Approved) and request.credential is not None and request.credential.first:
             return await self._keep_card(request, request.credential, outcome)
@@ -81,7 +81,7 @@ class SquarePsp:
 
     async def continue_intent(self, request: sdk.ContinueRequest) -> sdk.Outcome:
         raise sdk.NotSupported(
-            "Square asks for no action: authenticate the payer in the browser, then start a new payment"
+            f"Square asked for no action about {request.psp_ref}; the payer authenticates in the browser"
         )
 
     async def capture(self, request: sdk.CaptureRequest) -> sdk.Outcome:
@@ -116,23 +116,24 @@ class SquarePsp:
         raw = answer.body.get("refund") or {}
         if answer.status >= 400:
             return answers.refused(answer.body, raw.get("id"))
-        found = sdk.read(raw, answers.Refund)
+        found = _ours(raw, request.operation_id, answers.Refund)
         if found.payment_id != request.charge_ref:
             raise sdk.OutcomeUnknown("the answer is about another payment")
-        return answers.refund(_ours(found, request.operation_id), raw)
+        return answers.refund(found, raw)
 
     async def retrieve(self, request: sdk.RetrieveRequest) -> sdk.Outcome | sdk.NotFound:
         if request.kind in ("capture", "void"):
             raw = await self._get(f"/v2/payments/{quote(request.charge_ref or '-', safe='')}", "payment")
             return answers.change(sdk.read(raw, answers.Payment), request.kind, raw) if raw else sdk.NotFound()
-        what, kind = ("refund", answers.Refund) if request.kind == "refund" else ("payment", answers.Payment)
+        what = "refund" if request.kind == "refund" else "payment"
         since = request.created_at and request.created_at - _SKEW
         if request.psp_ref is not None:
             raw = await self._get(f"/v2/{what}s/{quote(request.psp_ref, safe='')}", what)
             found = [raw] if raw else []
         else:
-            mine = [(sdk.read(raw, kind), raw) async for raw in self._list(what, since, None)]
-            found = [raw for one, raw in mine if _reference(one) == request.operation_id]
+            found = [
+                raw async for raw in self._list(what, since, None) if answers.reference(raw) == request.operation_id
+            ]
         live = [raw for raw in found if raw.get("status") not in ("FAILED", "CANCELED", "REJECTED")]
         if len(live) > 1:
             raise sdk.OutcomeUnknown(f"{len(live)} {what}s carry the reference {request.operation_id}")
@@ -140,8 +141,8 @@ class SquarePsp:
             return sdk.NotFound()
         raw = (live or found)[-1]
         if what == "refund":
-            return answers.refund(_ours(sdk.read(raw, answers.Refund), request.operation_id), raw)
-        return answers.charge(_ours(sdk.read(raw, answers.Payment), request.operation_id), request.kind, raw)
+            return answers.refund(_ours(raw, request.operation_id, answers.Refund), raw)
+        return answers.charge(_ours(raw, request.operation_id, answers.Payment), request.kind, raw)
 
     async def verify_webhook(self, delivery: sdk.WebhookDelivery) -> Sequence[sdk.WebhookEvent]:
         return webhooks.read(delivery, self._config)
@@ -245,14 +246,10 @@ def _key(key: str, purpose: str) -> str:
     return sdk.hmac_hex(key.encode(), purpose.encode())[:45]
 
 
-def _reference(found: answers.Payment | answers.Refund) -> str | None:
-    return found.reference_id if isinstance(found, answers.Payment) else found.reference
-
-
-def _ours(found: Found, operation_id: str) -> Found:
-    if _reference(found) != operation_id:
+def _ours(raw: dict[str, Any], operation_id: str, kind: type[Found]) -> Found:
+    if answers.reference(raw) != operation_id:
         raise sdk.OutcomeUnknown("the answer is about another operation")
-    return found
+    return sdk.read(raw, kind)
 
 
 def _made(answer: sdk.Answer, what: str) -> str:

@@ -67,28 +67,20 @@ class Payment(msgspec.Struct, frozen=True):
     total_money: SquareMoney
     location_id: str
     approved_money: SquareMoney | None = None
-    reference_id: str | None = None
     card_details: CardDetails | None = None
     processing_fee: list[Fee] | None = None
     created_at: datetime | None = None
 
 
 class Refund(msgspec.Struct, frozen=True):
-    """``PaymentRefund``. It has no reference of the merchant's: ``reason`` begins with the operation's id."""
+    """``PaymentRefund``. It has no reference of the merchant's; ``reason`` begins with the operation's id."""
 
     id: str
     status: str
     amount_money: SquareMoney
     payment_id: str
     location_id: str | None = None
-    reason: str | None = None
     created_at: datetime | None = None
-
-    @property
-    def reference(self) -> str | None:
-        """The operation's id, when the refund is one of ours."""
-        first = (self.reason or "").partition(" ")[0]
-        return first if first.startswith("op_") else None
 
 
 class Made(msgspec.Struct, frozen=True):
@@ -114,6 +106,12 @@ class Dispute(msgspec.Struct, frozen=True):
     reason: str | None = None
     due_at: datetime | None = None
     version: int | None = None
+
+
+def reference(raw: dict[str, Any]) -> str | None:
+    """The operation's id in a payment, or at the beginning of a refund's reason; others' words there are none of ours."""
+    told = str(raw.get("reference_id") or raw.get("reason") or "").partition(" ")[0]
+    return told if told.startswith("op_") else None
 
 
 def refused(raw: dict[str, Any], psp_ref: str | None = None, *, by_state: bool = False) -> sdk.Declined:
@@ -198,7 +196,7 @@ def payment_news(raw: dict[str, Any], location: str) -> sdk.News | None:
     if payment.location_id != location:
         return None
     if payment.status in ("APPROVED", "PENDING"):
-        return sdk.Hint(kind="charge", reference=payment.reference_id, psp_ref=payment.id)
+        return sdk.Hint(kind="charge", reference=reference(raw), psp_ref=payment.id)
     if payment.status == "CANCELED":
         voided = change(payment, "void", raw)
         assert isinstance(voided, sdk.Approved)
@@ -212,7 +210,7 @@ def payment_news(raw: dict[str, Any], location: str) -> sdk.News | None:
     return sdk.OperationNews(
         kind="charge",
         outcome=outcome,
-        reference=payment.reference_id,
+        reference=reference(raw),
         psp_ref=payment.id,
         amount=amount,
         at=payment.created_at,
@@ -227,7 +225,7 @@ def refund_news(raw: dict[str, Any], location: str) -> sdk.News | None:
     return sdk.OperationNews(
         kind="refund",
         outcome=refund(found, raw),
-        reference=found.reference,
+        reference=reference(raw),
         psp_ref=found.id,
         charge_ref=found.payment_id,
         amount=found.amount_money.money(),

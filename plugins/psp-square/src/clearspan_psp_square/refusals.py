@@ -91,5 +91,5 @@ REFUSALS = RefusalTable(
 )
 
 UNKNOWN = frozenset({"CONFLICT", "IDEMPOTENCY_KEY_REUSED", "REQUEST_TIMEOUT", "TEMPORARY_ERROR"})
-"""Codes that do not say what became of the payment. TEMPORARY_ERROR, a PAYMENT_METHOD_ERROR: Square advises to send again with the
-same key, and does not say that nothing was charged. IDEMPOTENCY_KEY_REUSED: something else was done under this key."""
+"""Codes that do not say what became of the payment. TEMPORARY_ERROR, a PAYMENT_METHOD_ERROR: Square advises to send again with
+the same key, and does not say that nothing was charged. IDEMPOTENCY_KEY_REUSED: something else was done under this key."""

@@ -21,7 +21,8 @@ class SquareConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         access_token: Developer Console, the application's Credentials page; the sandbox has its own.
         location_id: Developer Console, Locations. Payments are taken, and looked for, at this one; its currency is theirs.
         webhook_signature_key: Developer Console, Webhooks, Subscriptions; empty: no message is believed.
-        notification_url: the subscription's URL, letter for letter: Square signs it together with the message.
+        notification_url: the subscription's URL, letter for letter, where it is not this account's ``webhook_url``, as behind a
+            proxy that changes it. Square signs it together with the message.
         url: see ``Host``.
     """
 
@@ -33,8 +34,6 @@ class SquareConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     def problem(self, live: bool) -> str:
         """What is wrong with these settings."""
-        if bool(self.webhook_signature_key) != bool(self.notification_url):
-            return "webhook_signature_key and notification_url belong together: give both or neither"
         if live and self.notification_url.startswith("http:"):
             return "notification_url is not https, and Square calls no other in production"
         return ""

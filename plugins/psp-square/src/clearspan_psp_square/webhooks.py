@@ -50,12 +50,13 @@ def read(delivery: sdk.WebhookDelivery, config: SquareConfig) -> list[sdk.Webhoo
     Raises:
         WebhookRejected, OutcomeUnknown: see ``PspAdapter.verify_webhook``.
     """
-    if not (config.webhook_signature_key and config.notification_url):
-        raise sdk.WebhookRejected("the account has no webhook_signature_key and notification_url")
-    signed = config.notification_url.encode() + delivery.body
+    url = config.notification_url or delivery.url
+    if not (config.webhook_signature_key and url):
+        raise sdk.WebhookRejected("the account has no webhook_signature_key, or the gateway no public address")
+    signed = url.encode() + delivery.body
     expected = sdk.hmac_base64(config.webhook_signature_key.encode(), signed)
     if not sdk.same(delivery.headers.get(HEADER, ""), expected):
-        raise sdk.WebhookRejected(f"{HEADER} is missing or wrong for this body, key and notification_url")
+        raise sdk.WebhookRejected(f"{HEADER} is missing or wrong for this body, key and URL")
     try:
         event = msgspec.json.decode(delivery.body, type=Event)
     except msgspec.MsgspecError as error:
