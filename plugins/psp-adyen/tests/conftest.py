@@ -73,14 +73,21 @@ class World:
         self.psp = self.adapter()
 
     def adapter(self, **changes: Any) -> Adyen:
-        settings = {"api_key": "adyen_test_api_key", "merchant_account": "ClearspanECOM", "hmac_key": KEY, "url": self.url}
+        settings = {
+            "api_key": "adyen_test_api_key",
+            "merchant_account": "ClearspanECOM",
+            "hmac_key": KEY,
+            "url": self.url,
+        }
         return Adyen(AdyenConfig(**(settings | changes)), self.context)
 
-    def charge(self, token: str | sdk.Source = "tok_visa", amount: int = 1099, currency: str = "EUR", **fields: Any) -> Any:
+    def charge(
+        self, card: str | sdk.Source = "tok_visa", amount: int = 1099, currency: str = "EUR", **fields: Any
+    ) -> Any:
         number = next(COUNT)
-        source = token
-        if isinstance(token, str):
-            source = sdk.CardSource(token, "{{number}}", "{{month}}", "{{year}}", "{{cvc}}")
+        source = card
+        if isinstance(card, str):
+            source = sdk.CardSource(card, "{{number}}", "{{month}}", "{{year}}", "{{cvc}}")
         given = {
             "operation_id": f"op_{number}",
             "key": f"key-{number}",
@@ -129,7 +136,9 @@ def delivery(body: str | bytes | dict[str, Any], **headers: str) -> sdk.WebhookD
 @pytest.fixture(scope="session")
 def simulator() -> Iterator[str]:
     """Its address."""
-    with subprocess.Popen([sys.executable, HERE / "simulator.py", "--port", "0"], stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, HERE / "simulator.py", "--port", "0"], stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None
         word, _, address = process.stdout.readline().strip().partition(" ")
         assert word == "ready"

@@ -1,8 +1,8 @@
 """A server that speaks Adyen's Checkout API v72 on 127.0.0.1, for tests: ``python simulator.py --port N``.
 
-It keeps its own book, checks every request against the published description (``spec/``), remembers idempotency keys, and signs its
-webhooks as Adyen does. Where the documentation leaves a choice it behaves in the way that is hardest for a client: the reference
-before a redirect is not the one after it, answers do not repeat the amount unless they must, and a notification of a modification
+It keeps its own book, checks every request against the published description (``spec/``), remembers idempotency keys, and signs
+its webhooks as Adyen does. Where the documentation leaves a choice it behaves in the way that is hardest for a client: the
+reference before a redirect is not the one after it, not every answer repeats the amount, and a notification of a modification
 carries the reference of the payment.
 """
 
@@ -278,7 +278,13 @@ class Simulator:
 
     def error(self, code: str, words: str, kind: str = "validation") -> tuple[int, dict[str, Any]]:
         """A ``ServiceError``."""
-        found = {"status": 422, "errorCode": code, "message": words, "errorType": kind, "pspReference": self.reference()}
+        found = {
+            "status": 422,
+            "errorCode": code,
+            "message": words,
+            "errorType": kind,
+            "pspReference": self.reference(),
+        }
         return 422, found
 
     def book(self) -> list[dict[str, Any]]:

@@ -32,7 +32,13 @@ async def test_the_card_is_a_placeholder_until_the_vault(world: World) -> None:
 
 
 async def test_what_is_kept_of_an_answer_holds_no_card_data_and_no_cavv() -> None:
-    extra = {"cardSummary": "1111", "expiryDate": "03/2030", "cavv": "AAAB", "refusalReasonRaw": "AUTHORISED", "ownerName": "J"}
+    extra = {
+        "cardSummary": "1111",
+        "expiryDate": "03/2030",
+        "cavv": "AAAB",
+        "refusalReasonRaw": "AUTHORISED",
+        "ownerName": "J",
+    }
     raw = {"resultCode": "Authorised", "threeDS2Result": {"authenticationValue": "AAAB"}, "additionalData": extra}
     assert answers.kept(raw) == {"resultCode": "Authorised", "additionalData": {"refusalReasonRaw": "AUTHORISED"}}
 
@@ -74,9 +80,7 @@ async def test_a_charge_that_waits_for_its_payer_is_canceled_by_our_reference(wo
     request = world.charge("tok_3ds_challenge")
     waiting = await world.psp.create_intent(request)
     assert isinstance(waiting, sdk.ActionRequired)
-    outcome = await world.psp.cancel(
-        world.follow_up(sdk.CancelRequest, "", charge_operation_id=request.operation_id)
-    )
+    outcome = await world.psp.cancel(world.follow_up(sdk.CancelRequest, "", charge_operation_id=request.operation_id))
     [event] = await world.last_webhook()
     assert (event.type, event.news.psp_ref) == ("TECHNICAL_CANCEL", outcome.psp_ref)  # type: ignore[union-attr]
 
@@ -133,7 +137,11 @@ async def test_the_first_payment_of_an_agreement_and_the_merchants_later_ones(wo
     assert sent["authenticationData"]["attemptAuthentication"] == "always"
     assert "storePaymentMethod" not in sent  # the card stays in the vault
     later = sdk.StoredCredential(
-        initiator="merchant", purpose="recurring", first=False, mandate="man_1", network_transaction_id=done.network_transaction_id
+        initiator="merchant",
+        purpose="recurring",
+        first=False,
+        mandate="man_1",
+        network_transaction_id=done.network_transaction_id,
     )
     again = world.charge(credential=later, customer_present=False, browser=None, return_url=None)
     assert isinstance(await world.psp.create_intent(again), sdk.Approved)
@@ -145,7 +153,11 @@ async def test_the_first_payment_of_an_agreement_and_the_merchants_later_ones(wo
 
 
 async def test_an_encrypted_card_is_stored_at_adyen_and_charged_again_as_a_token(world: World) -> None:
-    blob = {"encryptedCardNumber": "test_4111111111111111", "encryptedExpiryMonth": "test_03", "encryptedExpiryYear": "test_2030"}
+    blob = {
+        "encryptedCardNumber": "test_4111111111111111",
+        "encryptedExpiryMonth": "test_03",
+        "encryptedExpiryYear": "test_2030",
+    }
     blob |= {"encryptedSecurityCode": "test_737", "type": "scheme", "checkoutAttemptId": "a"}
     first = sdk.StoredCredential(initiator="customer", purpose="unscheduled", first=True, mandate="man_2")
     done = await world.psp.create_intent(world.charge(sdk.TokenSource(json.dumps(blob)), credential=first))
@@ -161,7 +173,8 @@ async def test_an_encrypted_card_is_stored_at_adyen_and_charged_again_as_a_token
 
 
 @pytest.mark.parametrize(
-    "token", ['{"number": "4111111111111111"}', '{"encryptedCardNumber": "x", "cvc": "1"}', "{", '{"encryptedCardNumber": 1}']
+    "token",
+    ['{"number": "4111111111111111"}', '{"encryptedCardNumber": "x", "cvc": "1"}', "{", '{"encryptedCardNumber": 1}'],
 )
 async def test_plain_card_data_in_a_token_is_never_sent(world: World, token: str) -> None:
     with pytest.raises(sdk.NotSupported):
@@ -218,7 +231,15 @@ async def test_a_server_that_is_not_there_got_nothing(world: World) -> None:
 
 @pytest.mark.parametrize(
     ("currency", "minor", "value"),
-    [("EUR", 1099, 1099), ("JPY", 500, 500), ("KWD", 1234, 1234), ("CLP", 500, 50000), ("ISK", 12, 1200), ("IDR", 500, 5), ("CVE", 700, 7)],
+    [
+        ("EUR", 1099, 1099),
+        ("JPY", 500, 500),
+        ("KWD", 1234, 1234),
+        ("CLP", 500, 50000),
+        ("ISK", 12, 1200),
+        ("IDR", 500, 5),
+        ("CVE", 700, 7),
+    ],
 )
 async def test_amounts_are_sent_in_adyens_units(world: World, currency: str, minor: int, value: int) -> None:
     request = world.charge(amount=minor, currency=currency)
@@ -248,7 +269,10 @@ ASKED = sdk.Money(1000, "EUR")
         (answer(resultCode="Error", refusalReasonCode="4"), sdk.Declined),
         (answer(resultCode="Pending"), sdk.Pending),
         (answer(resultCode="Received"), sdk.Pending),
-        (answer(resultCode="RedirectShopper", action={"type": "redirect", "url": "https://x", "method": "GET"}), sdk.ActionRequired),
+        (
+            answer(resultCode="RedirectShopper", action={"type": "redirect", "url": "https://x", "method": "GET"}),
+            sdk.ActionRequired,
+        ),
         (answer(resultCode="PartiallyAuthorised", amount={"value": 400, "currency": "EUR"}), sdk.Approved),
         (answer(resultCode="PartiallyAuthorised"), None),
         (answer(resultCode="RedirectShopper", action={"type": "redirect", "url": "https://x", "method": "POST"}), None),

@@ -79,6 +79,7 @@ class Adyen:
         return answers.charged(answer, request.operation_id, request.amount)
 
     async def capture(self, request: sdk.CaptureRequest) -> sdk.Outcome:
+        # Adyen has no word for "final": unless its support switched several captures on, it releases what this one leaves.
         return await self._modify(request, "captures", {"amount": units(request.amount)})
 
     async def cancel(self, request: sdk.CancelRequest) -> sdk.Outcome:

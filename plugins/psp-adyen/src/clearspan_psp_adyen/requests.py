@@ -22,7 +22,7 @@ def charge_body(request: sdk.ChargeRequest, config: AdyenConfig) -> dict[str, An
         "merchantAccount": config.merchant_account,
         "reference": request.operation_id,
         "amount": units(request.amount),
-        "paymentMethod": _payment_method(request),
+        "paymentMethod": payment_method(request),
         "captureDelayHours": 0 if request.capture else None,
         "returnUrl": back,
         "shopperReference": request.customer,
@@ -67,7 +67,7 @@ def _network_transaction(request: sdk.ChargeRequest) -> str | None:
     return (request.credential and request.credential.network_transaction_id) or request.source.network_transaction_id
 
 
-def _payment_method(request: sdk.ChargeRequest) -> dict[str, Any]:
+def payment_method(request: sdk.ChargeRequest) -> dict[str, Any]:
     """``CardDetails``. A token is a ``storedPaymentMethodId``, or ``state.data.paymentMethod`` of Adyen's components as JSON."""
     source = request.source
     if isinstance(source, sdk.CardSource):

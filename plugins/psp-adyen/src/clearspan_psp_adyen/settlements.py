@@ -62,6 +62,8 @@ def lines(report: bytes) -> list[sdk.SettlementLine]:
 
 
 def _line(row: Mapping[str, str], line_ref: str) -> sdk.SettlementLine:
+    if None in row or None in row.values():
+        raise ValueError("not as many fields as the header has")
     kind, currency = KINDS.get(row["Type"], sdk.SettlementKind.ADJUSTMENT), row["Net Currency"]
     net = _amount(row, "Net Credit (NC)", currency) - _amount(row, "Net Debit (NC)", currency)
     fee = -sum(_amount(row, name, currency) for name in COSTS)

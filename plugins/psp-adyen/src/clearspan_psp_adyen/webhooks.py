@@ -99,6 +99,11 @@ class _Message(msgspec.Struct, rename="camel"):
     notification_items: list[_Wrapper]
 
 
+class _Newer(msgspec.Struct):
+    type: str
+    environment: str = "test"
+
+
 def signed_text(raw: Mapping[str, Any]) -> str:
     """What the signature of an item speaks for; nothing is escaped, a missing field is empty."""
     amount = raw.get("amount") or {}
@@ -118,6 +123,8 @@ def events(delivery: sdk.WebhookDelivery, config: AdyenConfig, *, live: bool) ->
         pair = base64.b64encode(f"{config.webhook_username}:{config.webhook_password}".encode()).decode()
         if not sdk.same(delivery.headers.get("authorization", ""), f"Basic {pair}"):
             raise sdk.WebhookRejected("basic authentication is missing or wrong")
+    if "hmacsignature" in delivery.headers:
+        return _of_newer_kind(delivery, config, live=live)
     try:
         message = msgspec.json.decode(delivery.body, type=_Message)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -130,6 +137,20 @@ def events(delivery: sdk.WebhookDelivery, config: AdyenConfig, *, live: bool) ->
     if message.live != ("true" if live else "false"):
         raise sdk.WebhookRejected("the message is of the other mode (live or test)")
     return [_event(raw) for raw in items]
+
+
+def _of_newer_kind(delivery: sdk.WebhookDelivery, config: AdyenConfig, *, live: bool) -> list[sdk.WebhookEvent]:
+    """Messages signed as a whole, over the raw body (bank account changes, tokens): none of them is about a payment."""
+    expected = sdk.hmac_base64(bytes.fromhex(config.hmac_key), delivery.body)
+    if not sdk.same(delivery.headers["hmacsignature"], expected):
+        raise sdk.WebhookRejected("the signature of the message does not hold")
+    try:
+        message = msgspec.json.decode(delivery.body, type=_Newer)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise sdk.OutcomeUnknown("the message is not as documented") from error
+    if message.environment != ("live" if live else "test"):
+        raise sdk.WebhookRejected("the message is of the other mode (live or test)")
+    return [sdk.WebhookEvent(event_id="", type=message.type, news=None)]
 
 
 def _check(raw: dict[str, Any], config: AdyenConfig) -> None:
