@@ -14,7 +14,6 @@ import Adyen
 import pytest
 from Adyen.exceptions import AdyenAPIUnprocessableEntity
 from Adyen.util import is_valid_hmac_notification
-
 from providers.judging import http
 
 SPEC = "plugins/psp-adyen/tests/spec/CheckoutService-v72.subset.json"
