@@ -26,8 +26,9 @@ def charge_body(request: sdk.ChargeRequest, config: AdyenConfig) -> dict[str, An
         "captureDelayHours": 0 if request.capture else None,
         "returnUrl": back,
         "shopperReference": request.customer,
-        # At most 20 entries, names of up to 20 and values of up to 80 characters: what does not fit is left out.
-        "metadata": dict([(k, v) for k, v in request.metadata.items() if len(k) <= 20 and len(v) <= 80][:20]) or None,
+        # At most 20 entries, names of up to 20 and values of up to 80 characters: what does not fit is left out, never the last
+        # ones, which are the gateway's own.
+        "metadata": dict([(k, v) for k, v in request.metadata.items() if len(k) <= 20 and len(v) <= 80][-20:]) or None,
     } | _credential(request)
     if request.customer_present:
         body |= {"channel": "Web", "origin": origin if len(origin) <= 80 else None} | _browser(request.browser)
