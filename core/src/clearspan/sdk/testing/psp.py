@@ -26,11 +26,10 @@ import contextlib
 import dataclasses
 import inspect
 import json
-import logging
 import re
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import timedelta
+from typing import Any, ClassVar
 from urllib.parse import quote, quote_plus
 
 import httpx
@@ -40,18 +39,16 @@ import pytest
 import clearspan.sdk as sdk
 from clearspan.sdk.testing.openapi import Description
 from clearspan.sdk.testing.server import (
-    ENDLESS,
     FAULTS,
     RETRY_AFTER_S,
-    VAULT_MARK,
     Exchange,
     Request,
     ScriptedServer,
     strange_answer,
 )
+from clearspan.sdk.testing.transport import Direct, Patient, awaited, logged, run
+from clearspan.sdk.testing.webhooks import NOW, UNREADABLE, Delivery, SignedWebhooks
 
-T = TypeVar("T")
-NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 REFERENCE = "op_01kaqz3v9wexxstm8dq04s2b71"
 OTHER_REFERENCE = "op_01kaqz3v9wexxstm8dq04s2b72"
 CARD_TOKEN = "tok_conformance"  # noqa: S105  (no secret)
@@ -225,91 +222,7 @@ class Play:
         return said[:600] + "".join(f"\n  sent {one.method} {one.target}" for one in self.sent)
 
 
-class _Transport(httpx.AsyncBaseTransport):
-    """Real connections; a request for the vault is marked, and an endless silence ends at once as a read timeout."""
-
-    def __init__(self, *, vault: bool, stuck: asyncio.Event | None = None) -> None:
-        self._inner = httpx.AsyncHTTPTransport(verify=False, trust_env=False)  # noqa: S501  (this machine only)
-        self._vault, self._stuck = vault, stuck
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        _mark(request, vault=self._vault)
-        if self._stuck is None:
-            return await self._inner.handle_async_request(request)
-        answer = asyncio.ensure_future(self._inner.handle_async_request(request))
-        silence = asyncio.ensure_future(self._stuck.wait())
-        try:
-            await asyncio.wait({answer, silence}, return_when=asyncio.FIRST_COMPLETED)
-            if not answer.done():
-                raise httpx.ReadTimeout("no answer in time", request=request)
-            return answer.result()
-        finally:
-            silence.cancel()
-            if not answer.done():
-                answer.cancel()
-                await asyncio.wait({answer})
-
-    async def aclose(self) -> None:
-        await self._inner.aclose()
-
-
-class _Direct(httpx.AsyncBaseTransport):
-    """The same answers without a connection, where there are thousands."""
-
-    def __init__(self, server: ScriptedServer, *, vault: bool) -> None:
-        self._server, self._vault = server, vault
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        _mark(request, vault=self._vault)
-        body = await request.aread()
-        headers = {name.lower(): value for name, value in request.headers.items()}
-        chosen = self._server.received(request.method, request.url.raw_path.decode(), headers, body)
-        if chosen is None:
-            return httpx.Response(500, json={"error": "the script has no answer to this request"})
-        said = chosen[1]
-        return httpx.Response(said.status, content=said.content(), headers=dict(said.headers))
-
-
-def _mark(request: httpx.Request, *, vault: bool) -> None:
-    token = request.extensions.get("vault_token")
-    if vault and token is not None:
-        request.headers[VAULT_MARK] = str(token)
-
-
-class _Lines(logging.Handler):
-    def __init__(self, lines: list[str]) -> None:
-        super().__init__(logging.DEBUG)
-        self._lines = lines
-        self.addFilter(lambda record: not record.name.startswith(("httpcore", "asyncio")))
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._lines.append(self.format(record))
-
-
-@contextlib.contextmanager
-def _logged(lines: list[str]) -> Iterator[None]:
-    root, handler = logging.getLogger(), _Lines(lines)
-    before = root.level
-    root.addHandler(handler)
-    root.setLevel(logging.DEBUG)
-    try:
-        yield
-    finally:
-        root.setLevel(before)
-        root.removeHandler(handler)
-
-
-def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run to its end in a loop of its own, whatever the test suite does with loops."""
-    loop = asyncio.new_event_loop()
-    try:
-        return loop.run_until_complete(work)
-    finally:
-        loop.run_until_complete(loop.shutdown_asyncgens())
-        loop.close()
-
-
-class PspConformance:
+class PspConformance(SignedWebhooks):
     """Inherit it in a plugin's tests, as ``Test...``, and declare what is true of the PSP.
 
     Attributes:
@@ -328,6 +241,9 @@ class PspConformance:
         return_params: what the payer brings back after an action.
         unreferenced: verbs whose requests cannot carry our reference.
         unkeyed: verbs whose requests carry no idempotency key.
+        hosts: where test and live mode go when the settings name no address (``url`` empty).
+
+    About messages see ``SignedWebhooks``.
     """
 
     adapter: ClassVar[type[Any]]
@@ -346,6 +262,8 @@ class PspConformance:
     return_params: ClassVar[Mapping[str, str]] = {}
     unreferenced: ClassVar[frozenset[str]] = frozenset({"continue_intent"})
     unkeyed: ClassVar[frozenset[str]] = frozenset({"continue_intent"})
+
+    hosts: ClassVar[tuple[str, str] | None] = None
 
     # What a plugin says.
 
@@ -518,36 +436,35 @@ class PspConformance:
             if isinstance(play.outcome, sdk.Approved):
                 assert play.outcome.amount == money, f"{name}: {play.told()}"
 
-    def test_another_amount_is_never_believed(self, success: str) -> None:
-        if not self._speaks(success, "<amount>"):
-            assert not self.scenarios[success].speaks_of_amount, (
-                "the last answer holds no <amount>: put it where the PSP says the amount, or say speaks_of_amount=False"
-            )
-            return
-        asked = self._asked_money(success)
+    def test_answers_say_what_they_are_about(self) -> None:
+        silent = [name for name in self._successes() if not self._speaks(name, "<amount>")]
+        silent = [name for name in silent if self.scenarios[name].speaks_of_amount]
+        assert not silent, (
+            f"{', '.join(silent)}: the last answer holds no <amount>: put it where the PSP says the amount; where it says none:"
+            " speaks_of_amount=False"
+        )
+
+    def test_another_amount_is_never_believed(self, speaks_of_amount: str) -> None:
+        asked = self._asked_money(speaks_of_amount)
         said = sdk.Money(asked.amount_minor + 100, asked.currency)
-        play = self.play(success, direct=True, said_money=said)
+        play = self.play(speaks_of_amount, direct=True, said_money=said)
         if isinstance(play.outcome, sdk.Approved):
             assert play.outcome.amount == said, f"the PSP said {said}: {play.told()}"
         else:
             assert isinstance(play.error, sdk.OutcomeUnknown) or isinstance(play.outcome, sdk.Pending), play.told()
 
-    def test_another_currency_is_never_believed(self, success: str) -> None:
-        if not self._speaks(success, "<currency>"):
-            return
-        asked = self._asked_money(success)
+    def test_another_currency_is_never_believed(self, speaks_of_currency: str) -> None:
+        asked = self._asked_money(speaks_of_currency)
         other = next(one for one in ("USD", "GBP", "EUR") if one != asked.currency)
         said = sdk.Money(asked.amount_minor, other)
-        play = self.play(success, direct=True, said_money=said)
+        play = self.play(speaks_of_currency, direct=True, said_money=said)
         if isinstance(play.outcome, sdk.Approved):
             assert play.outcome.amount.currency == other, f"the PSP said {said}: {play.told()}"
         else:
             assert isinstance(play.error, sdk.OutcomeUnknown) or isinstance(play.outcome, sdk.Pending), play.told()
 
-    def test_another_operations_answer_is_never_believed(self, success: str) -> None:
-        if not self._speaks(success, "<reference>"):
-            return
-        play = self.play(success, direct=True, said_reference=OTHER_REFERENCE)
+    def test_another_operations_answer_is_never_believed(self, speaks_of_reference: str) -> None:
+        play = self.play(speaks_of_reference, direct=True, said_reference=OTHER_REFERENCE)
         assert isinstance(play.error, sdk.OutcomeUnknown) or isinstance(play.outcome, sdk.NotFound), play.told()
 
     def test_an_undocumented_status_is_unknown(self, scenario: str) -> None:
@@ -592,11 +509,12 @@ class PspConformance:
         exchange = self.scenarios[scenario].exchanges[at]
         self._judge_fault(play, fault, prepares=exchange.prepares, reads=self._verb(scenario) == "retrieve")
 
-    def test_a_fault_before_the_request_proper_charges_nobody(self, fault: str) -> None:
+    def test_a_fault_before_the_request_proper_charges_nobody(self) -> None:
         for at in range(len(self.prelude)):
-            play = self.play(self._first(), fault=fault, prelude_at=at)
-            self._judge_fault(play, fault, prepares=True, reads=False)
-            assert not play.moving, play.told()
+            for fault in FAULTS:
+                play = self.play(self._first(), fault=fault, prelude_at=at)
+                self._judge_fault(play, fault, prepares=True, reads=False)
+                assert not play.moving, f"{fault}: {play.told()}"
 
     def test_a_refused_connection_is_not_sent(self, verb: str) -> None:
         play = self.play(self._of_verb(verb), url="http://127.0.0.1:1")
@@ -612,7 +530,173 @@ class PspConformance:
             play = self.play(name, fault="hang", at=at, cancel=True)
             assert isinstance(play.error, asyncio.CancelledError), play.told()
 
+    def test_a_published_message_is_believed(self, delivery: Delivery) -> None:
+        play = run(self._receive(delivery))
+        assert play.error is None, play.told()
+        if delivery.news is not None:
+            assert [type(one.news) for one in play.outcome] == list(delivery.news), play.told()
+        if self.adapter.facts.webhook.signature == "none":
+            wrong = [one.news for one in play.outcome if not isinstance(one.news, sdk.Hint | None)]
+            assert not wrong, f"an unsigned message may only hint: {wrong}"
+
+    def test_a_signed_message_is_believed_whenever_it_comes(self) -> None:
+        if self.adapter.facts.webhook.signature == "none":
+            return
+        assert self.message(), "declare webhook_body, or messages in webhooks"
+        signed = self.sign(self.message(), secret=self.webhook_secret, at=NOW)
+        first, again = run(self._receive(signed)), run(self._receive(signed))
+        assert first.error is None, first.told()
+        assert first.outcome, "the message says nothing"
+        assert first.outcome == again.outcome, "the same message twice says two things"
+        if self.adapter.facts.webhook.id_field:
+            assert all(one.event_id for one in first.outcome), "the facts name an id_field and the event has no id"
+
+    def test_a_forged_message_is_refused(self) -> None:
+        if self.adapter.facts.webhook.signature == "none":
+            return
+        for what, delivery in self.forged():
+            play = run(self._receive(delivery))
+            assert isinstance(play.error, sdk.WebhookRejected), f"{what}: {play.told()}"
+
+    def test_another_accounts_message_is_refused(self) -> None:
+        if self.adapter.facts.webhook.signature == "none":
+            return
+        signed = self.sign(self.message(), secret=self.webhook_secret, at=NOW)
+        play = run(self._receive(signed, foreign=True))
+        assert isinstance(play.error, sdk.WebhookRejected), play.told()
+
+    def test_one_good_signature_of_two_is_enough(self) -> None:
+        for secrets in ((self.webhook_secret, self.foreign_secret), (self.foreign_secret, self.webhook_secret)):
+            twice = self.sign_twice(self.message(), secrets=secrets, at=NOW)
+            if twice is not None:
+                play = run(self._receive(twice))
+                assert play.error is None, play.told()
+        neither = self.sign_twice(self.message(), secrets=("wrong_secret", self.foreign_secret), at=NOW)
+        if neither is not None:
+            assert isinstance(run(self._receive(neither)).error, sdk.WebhookRejected)
+
+    def test_a_signed_message_that_is_none_is_no_bug(self) -> None:
+        if self.adapter.facts.webhook.signature == "none":
+            bodies = [Delivery(body) for body in UNREADABLE]
+        else:
+            bodies = [self.sign(body, secret=self.webhook_secret, at=NOW) for body in UNREADABLE]
+        for delivery in bodies:
+            play = run(self._receive(delivery))
+            known = isinstance(play.error, sdk.WebhookRejected | sdk.OutcomeUnknown)
+            assert play.error is None or known, f"{delivery.body[:60]!r}: {play.told()}"
+            if play.error is None:
+                assert not any(isinstance(one.news, sdk.OperationNews | sdk.DisputeNews) for one in play.outcome)
+
+    def test_nothing_secret_gets_out(self, scenario: str) -> None:
+        script = self.scenarios[scenario]
+        plays = [self.play(scenario, direct=True)]
+        for at, exchange in enumerate(script.exchanges):
+            for fault in FAULTS:
+                if fault not in ("huge_body", "gzip_bomb") and (answer := strange_answer(fault, exchange)) is not None:
+                    plays.append(self.play(scenario, direct=True, replace={at: answer}))
+            for status in (400, 404, 422):
+                odd = Exchange(status, {"error": {"code": UNHEARD_OF, "message": "no"}, "message": "no", "errors": []})
+                plays.append(self.play(scenario, direct=True, replace={at: odd}))
+        hidden = set(self._secrets()) | set(PLACEHOLDERS.values())
+        for play in plays:
+            hidden |= {word for one in play.sent for word in one.headers.get("authorization", "").split()[1:]}
+        hidden = {word for word in hidden if len(word) >= 6}
+        for play in plays:
+            for where, text in _texts(play):
+                found = [word for word in hidden if word in text]
+                assert not found, (
+                    f"{where} shows {[word[:4] + '…' for word in found]}: {text[:300].replace(found[0], '…')}"
+                )
+
+    def test_documented_answers_are_no_bug(self, scenario: str) -> None:
+        if self.description is None:
+            return
+        play = self.play(scenario, direct=True)
+        asked = play.moving[-1] if play.moving else play.sent[-1]
+        place = self.description.operation(asked.method, asked.target)
+        last = len(self.scenarios[scenario].exchanges) - 1
+        for one in self.description.examples():
+            if (one.method, one.path) == (asked.method, place) and one.status and one.status.isdigit():
+                met = self.play(scenario, direct=True, replace={last: Exchange(int(one.status), one.value)})
+                assert met.error is None or isinstance(met.error, sdk.PspError), f"{one.name}: {met.told()}"
+
+    def test_a_strange_field_is_no_bug_and_no_lie(self, success: str) -> None:
+        exchanges = self.scenarios[success].exchanges
+        last = len(exchanges) - 1
+        sent = self.play(success, direct=True).sent[-1].answered
+        assert sent is not None
+        if not isinstance(sent.body, Mapping):
+            return
+        template = exchanges[last].body
+        amounts = _text_of(exchanges[last]).count("<amount>")
+        for path, value in list(_paths(sent.body))[:60]:
+            for strange in _STRANGE:
+                if type(strange) is type(value):
+                    continue
+                body = _with(sent.body, path, strange)
+                play = self.play(success, direct=True, replace={last: Exchange(sent.status, body, path=sent.path)})
+                told = f"{'/'.join(map(str, path))} = {strange!r}: {play.told()}"
+                assert play.error is None or isinstance(play.error, sdk.PspError), told
+                assert not isinstance(play.outcome, sdk.Declined), told
+                if isinstance(play.outcome, sdk.Approved):
+                    assert type(play.outcome.amount.amount_minor) is int, told
+                    assert isinstance(play.outcome.psp_ref, str), told
+                    assert play.outcome.psp_ref, told
+                    if not callable(template) and amounts == 1 and _got(template, path) == "<amount>":
+                        assert play.outcome.amount != play.request.amount, f"nothing said the amount; {told}"
+
+    def test_test_and_live_mode_go_to_their_hosts(self) -> None:
+        if self.hosts is None:
+            return
+        found = []
+        for live in (False, True):
+            server = ScriptedServer()
+            http = httpx.AsyncClient(transport=Direct(server, vault=False))
+            context = sdk.PspContext(http=http, vault_http=http, live=live, now=lambda: NOW)
+            name = self._first()
+            adapter = self.adapter(self._settings(""), context)
+            request = self._request(name, self._asked_money(name), "k")
+
+            async def ask(adapter: Any = adapter, request: Any = request) -> None:
+                with contextlib.suppress(sdk.PspError):
+                    await adapter.create_intent(request)
+
+            run(ask())
+            found.append("https://" + server.requests[0].headers["host"])
+        assert tuple(found) == tuple(self.hosts)
+
     # How they are run.
+
+    async def _receive(self, delivery: Delivery, *, foreign: bool = False) -> Play:
+        """Hand a message to the adapter, or to another account's."""
+        server = ScriptedServer()
+        url = "http://127.0.0.1:9"
+        asked = [*self.prelude, *self.webhook_exchanges]
+        asked = [dataclasses.replace(one, repeats=True) for one in asked]
+        server.load([*asked, *delivery.exchanges])
+        play = Play(delivery)
+        config = self.foreign_config(url) if foreign else self.config(url)
+        settings = msgspec.convert({**config, **delivery.config}, self.adapter.config_type)
+        async with httpx.AsyncClient(transport=Direct(server, vault=False)) as http:
+            context = sdk.PspContext(http=http, vault_http=http, live=False, now=lambda: delivery.at)
+            with logged(play.logged):
+                try:
+                    play.outcome = await self.adapter(settings, context).verify_webhook(delivery.told(url))
+                except Exception as error:  # noqa: BLE001  (whatever it is, it is judged)
+                    play.error = error
+        play.sent = server.requests
+        return play
+
+    def foreign_config(self, url: str) -> Mapping[str, Any]:
+        """The settings of another account, whose messages are signed with ``foreign_secret``."""
+        return {
+            name: self.foreign_secret if value == self.webhook_secret else value
+            for name, value in self.config(url).items()
+        }
+
+    def _secrets(self) -> list[str]:
+        secret = {one.name for one in sdk.form_fields(self.adapter.config_type) if one.type == "secret"}
+        return [str(value) for name, value in self.config("http://127.0.0.1:9").items() if name in secret and value]
 
     def demanded(self) -> list[str]:
         """The scenarios that the facts ask for."""
@@ -710,15 +794,13 @@ class PspConformance:
                 answers.append(answer)
             server.load([*(_filled(one, said) for one in prelude), *(answers * times)])
             play = Play(request)
-            stack.enter_context(_logged(play.logged))
+            stack.enter_context(logged(play.logged))
             async with contextlib.AsyncExitStack() as clients:
                 silence = stuck if fault == "hang" and not cancel else None
                 http, vault_http = [
                     await clients.enter_async_context(
                         httpx.AsyncClient(
-                            transport=_Direct(server, vault=vault)
-                            if direct
-                            else _Transport(vault=vault, stuck=silence),
+                            transport=Direct(server, vault=vault) if direct else Patient(vault=vault, stuck=silence),
                             timeout=20,
                             trust_env=False,
                         )
@@ -745,18 +827,9 @@ class PspConformance:
         ]
         return found[0] if found else 0
 
-    async def _awaited(self, play: Play, verb: Awaitable[Any], stuck: asyncio.Event, fault: str, cancel: bool) -> None:
-        """As the core awaits it: with an end to its patience."""
-        task = asyncio.ensure_future(verb)
-        impatient = asyncio.ensure_future(stuck.wait())
-        ends = cancel or fault == "slow_drip"
-        await asyncio.wait({task, impatient} if ends else {task}, return_when=asyncio.FIRST_COMPLETED)
-        impatient.cancel()
-        if not task.done():
-            task.cancel()
-            await asyncio.wait({task})
+    async def _call(self, play: Play, verb: str, stuck: asyncio.Event, *, cancel: bool, impatient: bool) -> None:
         try:
-            play.outcome = task.result()
+            play.outcome = await awaited(getattr(play.adapter, verb)(play.request), stuck, impatient=impatient)
         except asyncio.CancelledError as error:
             play.error = error if cancel else TimeoutError()
         except Exception as error:  # noqa: BLE001  (whatever it is, it is judged)
@@ -886,6 +959,9 @@ class PspConformance:
             url=url,
         )
 
+    def _successes(self) -> list[str]:
+        return [name for name in self.scenarios if sdk.Approved in self._expected(name)]
+
     def _speaks(self, scenario: str, word: str) -> bool:
         exchanges = self.scenarios[scenario].exchanges
         return word in _text_of(exchanges[-1])
@@ -909,7 +985,7 @@ class PspConformance:
         verbs = [verb for verb in VERBS if verb in by_verb]
         keyed = [name for name in self.scenarios if name in SCENARIOS and self._verb(name) != "retrieve"]
         keyed = [name for name in keyed if not name.endswith("declined")]
-        success = [name for name in self.scenarios if sdk.Approved in self._expected(name)]
+        success = self._successes()
         faulty = [
             (self._of_verb(verb), at)
             for verb in verbs
@@ -919,10 +995,15 @@ class PspConformance:
             "scenario": list(self.scenarios),
             "keyed": keyed,
             "success": success,
+            "speaks_of_amount": [name for name in success if self._speaks(name, "<amount>")],
+            "speaks_of_currency": [name for name in success if self._speaks(name, "<currency>")],
+            "speaks_of_reference": [name for name in success if self._speaks(name, "<reference>")],
             "verb": verbs,
             "fault": list(FAULTS),
             "currency": [one for one in self.currencies if not facts.currencies or one in facts.currencies],
         }
+        if "delivery" in metafunc.fixturenames:
+            metafunc.parametrize("delivery", self.webhooks, ids=[f"message{at}" for at in range(len(self.webhooks))])
         for name, ones in values.items():
             if name in metafunc.fixturenames:
                 metafunc.parametrize(name, ones)
@@ -949,6 +1030,44 @@ def _text_of(exchange: Exchange) -> str:
         body = body(Said(**marks, **refs, status=lambda word: f"<status:{word}>", code=lambda word: f"<code:{word}>"))  # type: ignore[arg-type]
     text = body.decode() if isinstance(body, bytes) else body if isinstance(body, str) else json.dumps(body)
     return text + json.dumps(dict(exchange.headers))
+
+
+_STRANGE: tuple[Any, ...] = (None, 5, "strange", [], {}, ["strange"], True)
+
+
+def _paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    """Every place in a structure, with what is there."""
+    inner = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    for name, one in inner:
+        yield (*path, name), one
+        yield from _paths(one, (*path, name))
+
+
+def _got(value: Any, path: tuple[Any, ...]) -> Any:
+    for name in path:
+        value = value[name]
+    return value
+
+
+def _with(value: Any, path: tuple[Any, ...], strange: Any) -> Any:
+    """The structure with something else in one place."""
+    if not path:
+        return strange
+    copied = dict(value) if isinstance(value, Mapping) else list(value)
+    copied[path[0]] = _with(value[path[0]], path[1:], strange)
+    return copied
+
+
+def _texts(play: Play) -> Iterator[tuple[str, str]]:
+    """All that operators, logs and the database get to see of a run."""
+    yield from (("a log line", line) for line in play.logged)
+    yield "repr(adapter)", repr(play.adapter)
+    error = play.error
+    while error is not None:
+        yield "the error", f"{error} {error!r}"
+        error = error.__cause__ or error.__context__
+    if play.outcome is not None:
+        yield "the outcome", repr(play.outcome)
 
 
 def _sent(request: Request) -> dict[str, Any]:
@@ -992,7 +1111,6 @@ def _holds(requests: Sequence[Request], wanted: Any) -> bool:
 
 __all__ = [
     "CARD_TOKEN",
-    "ENDLESS",
     "MERCHANT",
     "NOW",
     "OTHER_REFERENCE",
