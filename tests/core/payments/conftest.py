@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import UUID
@@ -400,6 +400,15 @@ class KeyedPsp(PuppetPsp):
     )
 
 
+class MutePsp(PuppetPsp):
+    """A puppet that cannot be asked about anything; it remembers keys for a month."""
+
+    name: ClassVar[str] = "mute"
+    facts: ClassVar[PspFacts] = msgspec.structs.replace(
+        PuppetPsp.facts, idempotency=Idempotency(timedelta(days=31), max_len=64), lookup=Lookup(by_psp_ref=False)
+    )
+
+
 class Later:
     """A clock that is ahead; everything else is the real one's."""
 
@@ -456,8 +465,9 @@ class Recovery:
 async def worker(urls: Urls, settings: Settings, master: MasterKey) -> AsyncIterator[Gateway]:
     """A second process's services."""
     loaded = with_puppets(settings)
-    loaded.psps["keyed"] = KeyedPsp
-    loaded.plugin_of_psp["keyed"] = "keyed"
+    for kind in (KeyedPsp, MutePsp):
+        loaded.psps[kind.name] = kind
+        loaded.plugin_of_psp[kind.name] = kind.name
     gateway = Gateway(settings, urls.app, master, loaded)
     await gateway.open()
     yield gateway
@@ -475,13 +485,28 @@ async def keyed(
     urls: Urls, settings: Settings, master: MasterKey, merchant: Merchant, puppet: Puppet, psp_url: str, worker: Gateway
 ) -> AsyncIterator[Shop]:
     """A merchant at a PSP that remembers keys, behind the worker's own services."""
+    async with _behind(worker, merchant, puppet, psp_url, "keyed") as shop:
+        yield shop
+
+
+@pytest.fixture
+async def mute(
+    urls: Urls, settings: Settings, master: MasterKey, merchant: Merchant, puppet: Puppet, psp_url: str, worker: Gateway
+) -> AsyncIterator[Shop]:
+    """A merchant at a PSP that cannot be asked, behind the worker's own services."""
+    async with _behind(worker, merchant, puppet, psp_url, "mute") as shop:
+        yield shop
+
+
+@asynccontextmanager
+async def _behind(worker: Gateway, merchant: Merchant, puppet: Puppet, psp_url: str, psp: str) -> AsyncIterator[Shop]:
     from tests.conftest import BASE_URL
 
     transport = httpx.ASGITransport(app=create_app(worker))
     headers = {"Authorization": f"Bearer {merchant.key}"}
     async with httpx.AsyncClient(transport=transport, base_url=BASE_URL, headers=headers) as client:
         shop = Shop(client, psp_url)
-        await shop.add_account("keyed", 1, psp="keyed", config={"name": puppet.name})
+        await shop.add_account(psp, 1, psp=psp, config={"name": puppet.name})
         yield shop
 
 

@@ -93,6 +93,11 @@ def may_resend(operation: Operation, facts: PspFacts, now: datetime) -> bool:
     return now - operation.created_at < facts.idempotency.window * RESEND_SHARE
 
 
+def can_ask(operation: Operation, facts: PspFacts) -> bool:
+    """Whether the PSP can be asked about this operation: by our reference, or by its own when that is known."""
+    return facts.lookup.by_reference or (facts.lookup.by_psp_ref and operation.psp_ref is not None)
+
+
 def after_nothing_was_found(payment: Payment, operation: Operation, facts: PspFacts, now: datetime) -> NextStep:
     """The rule for a lookup by reference that found nothing."""
     if may_resend(operation, facts, now) and still_wanted(payment, operation, now):

@@ -852,7 +852,7 @@ class Payments:
         undecided = operation.state if operation.state in _UNDECIDED else OperationState.UNKNOWN
         psp = await self._psps.open(caller.scope, sending)
         found = Observation(observed="not_found", source="system", code="no_lookup")
-        if psp.facts.lookup.by_reference or operation.psp_ref is not None:
+        if recovery.can_ask(operation, psp.facts):
             found = await self.look_up(caller.scope, operation, sending)
         now = clock.now()
         if found.observed == "not_found":
@@ -1077,7 +1077,15 @@ class Payments:
                 )
                 return await psp.observe(psp.adapter.capture(capture), amount, "capture")
             case "void":
-                cancel = CancelRequest(operation_id=reference, key=psp_key, amount=amount, charge_ref=charge_ref)
+                assert operation.parent_id is not None
+                charged = ids.encode("op", operation.parent_id)
+                cancel = CancelRequest(
+                    operation_id=reference,
+                    key=psp_key,
+                    amount=amount,
+                    charge_ref=charge_ref,
+                    charge_operation_id=charged,
+                )
                 return await psp.observe(psp.adapter.cancel(cancel), amount, "cancel")
             case _:
                 refund = RefundRequest(
@@ -1091,7 +1099,7 @@ class Payments:
         assert operation is not None
         assert sending is not None
         psp = await self._psps.open(caller.scope, sending)
-        if psp.facts.lookup.by_reference or operation.psp_ref is not None:
+        if recovery.can_ask(operation, psp.facts):
             found = await self.look_up(caller.scope, operation, sending)
             if found.observed == "not_sent":
                 # The *lookup* was not sent; that says nothing about the operation.
@@ -1113,7 +1121,7 @@ class Payments:
     async def can_look_up(self, scope: Scope, operation: Operation, sending: Sending) -> bool:
         """Whether the PSP can be asked about this operation."""
         psp = await self._psps.open(scope, sending)
-        return psp.facts.lookup.by_reference or operation.psp_ref is not None
+        return recovery.can_ask(operation, psp.facts)
 
     async def look_up(self, scope: Scope, operation: Operation, sending: Sending) -> Observation:
         """Ask the PSP how an operation stands."""
@@ -1182,7 +1190,7 @@ class Payments:
         operation, sending = opened.operation, opened.sending
         assert operation is not None
         found = observation
-        if sending is not None:
+        if sending is not None and await self.can_look_up(caller.scope, operation, sending):
             found = await self.look_up(caller.scope, operation, sending)
         if found.observed not in ("succeeded", "declined"):
             found = observation  # As carried out, with an incident: the money may be gone.
@@ -1270,10 +1278,14 @@ class Payments:
         return _OPENED.decode(await self._db.call("operation_lease", document))
 
     async def _give_up_action(self, caller: Caller, opened: Opened) -> Observation:
-        """A charge whose payer never came back: look it up, and cancel it at the PSP if it still waits."""
+        """A charge whose payer never came back: look it up, and cancel it at the PSP if it still waits.
+
+        A PSP that cannot be asked tells by itself how it ended; until then nothing is known but that the time is over."""
         operation, sending = opened.operation, opened.sending
         assert operation is not None
         assert sending is not None
+        if not await self.can_look_up(caller.scope, operation, sending):
+            return Observation(observed="pending", source="system", code="action_expired")
         observation = await self.look_up(caller.scope, operation, sending)
         if observation.observed == "requires_action":
             psp = await self._psps.open(caller.scope, sending)
@@ -1284,6 +1296,7 @@ class Payments:
                 key=psp.key(ids.psp_key(giving_up, 0, KEY_LENGTH)),
                 amount=amount,
                 charge_ref=operation.psp_ref or "",
+                charge_operation_id=ids.encode("op", operation.operation_id),
             )
             canceled = await psp.observe(psp.adapter.cancel(request), amount, "cancel")
             if canceled.observed == "succeeded":

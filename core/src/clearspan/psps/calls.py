@@ -184,7 +184,7 @@ def read(outcome: Outcome | NotFound, asked: Money, source: str) -> Observation:
             return Observation(
                 observed="requires_action",
                 source=source,
-                psp_ref=_reference(outcome.psp_ref),
+                psp_ref=None if outcome.psp_ref is None else _reference(outcome.psp_ref),
                 next_action={"type": "redirect", "url": _text(outcome.action.url, _URL_MAX)},
                 action_expires_at=outcome.expires_at,
                 raw=raw,

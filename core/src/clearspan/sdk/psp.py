@@ -67,6 +67,8 @@ class Lookup(msgspec.Struct, frozen=True):
 
     Attributes:
         by_reference: by the merchant reference we send (the operation's id).
+        by_psp_ref: by the PSP's id of the operation, once it is known. Without this and ``by_reference`` the PSP is never asked
+            (``retrieve`` is not called): webhooks and the same idempotency key tell what became of an operation.
         by_key: by the idempotency key.
         by_time: ``activity`` lists what was done in a span of time.
         lag_max: the longest time a finished operation stays invisible to a lookup.
@@ -75,6 +77,7 @@ class Lookup(msgspec.Struct, frozen=True):
     by_reference: bool = False
     by_key: bool = False
     by_time: bool = False
+    by_psp_ref: bool = True
     lag_max: timedelta = timedelta(hours=24)
 
 
@@ -256,7 +259,7 @@ class ContinueRequest(msgspec.Struct, frozen=True):
 
     Attributes:
         operation_id, key, amount, capture: of the charge that asked for the action.
-        psp_ref: the PSP's id of that charge.
+        psp_ref: the PSP's id of that charge; empty when ``ActionRequired`` gave none.
         params: what came back with the payer (query parameters), possibly empty.
     """
 
@@ -279,12 +282,18 @@ class CaptureRequest(msgspec.Struct, frozen=True):
 
 
 class CancelRequest(msgspec.Struct, frozen=True):
-    """Release what is not captured (void), or give up a charge that waits for the payer."""
+    """Release what is not captured (void), or give up a charge that waits for the payer.
+
+    Attributes:
+        charge_ref: the PSP's id of the charge; empty for one that waits and whose ``ActionRequired`` gave none.
+        charge_operation_id: our reference of the charge.
+    """
 
     operation_id: str
     key: str
     amount: Money
     charge_ref: str
+    charge_operation_id: str = ""
 
 
 class RefundRequest(msgspec.Struct, frozen=True):
@@ -385,9 +394,16 @@ class Declined(msgspec.Struct, frozen=True, kw_only=True, tag="declined"):
 
 
 class ActionRequired(msgspec.Struct, frozen=True, kw_only=True, tag="action_required"):
-    """The payer must act first; ``expires_at`` aware UTC or ``None`` for the core's default."""
+    """The payer must act first.
 
-    psp_ref: str
+    Attributes:
+        psp_ref: the PSP's id of the charge; ``None`` when it gives the lasting one only after the action.
+        action: where the payer goes.
+        expires_at: aware UTC, or ``None`` for the core's default.
+        raw: the answer.
+    """
+
+    psp_ref: str | None
     action: RedirectAction
     expires_at: datetime | None = None
     raw: Mapping[str, Any] = msgspec.field(default_factory=dict)

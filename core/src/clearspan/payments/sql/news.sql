@@ -13,7 +13,8 @@ BEGIN
     PERFORM set_config('app.tenant', p->>'tenant_id', true), set_config('app.live', p->>'live', true);
     SELECT * INTO op FROM operations o
     WHERE o.tenant_id = tenant AND o.live = is_live AND o.operation_id = (p->>'operation_id')::uuid AND o.psp_account_id = account;
-    IF op.operation_id IS NULL THEN
+    -- The reference in news of a capture, void or refund may be that of its charge.
+    IF op.operation_id IS NULL OR (p->>'kind' <> 'charge' AND op.kind IN ('authorize', 'purchase')) THEN
         SELECT * INTO op FROM operations o
         WHERE o.tenant_id = tenant AND o.live = is_live AND o.psp_account_id = account AND o.psp_ref = p->>'psp_ref';
     END IF;

@@ -336,7 +336,9 @@ class PspConformance(SignedWebhooks):
         if isinstance(play.outcome, sdk.Declined):
             assert play.outcome.code in sdk.DECLINES, play.told()
         if isinstance(play.outcome, sdk.Approved | sdk.Pending | sdk.ActionRequired):
-            assert 1 <= len(play.outcome.psp_ref) <= 500, play.told()
+            lasting = play.outcome.psp_ref or (isinstance(play.outcome, sdk.ActionRequired) and "later")
+            assert lasting, play.told()
+            assert len(lasting) <= 500, play.told()
         if isinstance(play.outcome, sdk.Approved):
             assert play.outcome.amount == play.request.amount, play.told()
             assert play.outcome.fee is None or play.outcome.fee.amount_minor >= 0
@@ -710,7 +712,9 @@ class PspConformance(SignedWebhooks):
             can.MERCHANT_INITIATED: ["first_credential", "merchant_initiated"],
             can.VERIFY: ["verified"],
         }
-        names = ["declined", "retrieved"]
+        names = ["declined"]
+        if facts.lookup.by_reference or facts.lookup.by_psp_ref:
+            names.append("retrieved")
         names += [name for one, wanted in by_capability.items() if one in facts.capabilities for name in wanted]
         if sdk.SourceKind.REDIRECT in facts.sources:
             names += ["redirected", "continued"]
