@@ -16,6 +16,9 @@ REFERENCE, CAPTURED_BY = "operation_id", "capture_operation_id"
 """Metadata of ours: on a charge or refund, and on a charge by the operation that captured it."""
 _UNTOLD = frozenset({"client_secret", "billing_details", "shipping", "receipt_email", "receipt_url", "receipt_number"})
 """Left out of what is kept of an answer: a secret that lets a browser pay again, and personal data."""
+_STATUSES = frozenset(
+    "requires_payment_method requires_confirmation requires_action processing requires_capture canceled succeeded".split()
+)
 
 
 class Error(msgspec.Struct):
@@ -263,8 +266,8 @@ def at(seconds: int) -> datetime:
 
 def _of_charge(raw: Mapping[str, Any], asked: Asked) -> Intent:
     found = sdk.read(raw, Intent)
-    if found.id != asked.charge:
-        raise sdk.OutcomeUnknown("the answer belongs to another charge")
+    if found.id != asked.charge or found.status not in _STATUSES:
+        raise sdk.OutcomeUnknown(f"the answer belongs to another charge, or {found.status} is not documented")
     return found
 
 
