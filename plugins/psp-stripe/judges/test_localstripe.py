@@ -63,6 +63,7 @@ def inbox() -> Iterator[tuple[str, queue.Queue[tuple[dict[str, str], str]]]]:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}/hook", got
     server.shutdown()
+    server.server_close()
 
 
 def test_the_adapters_plain_path_works_at_somebody_elses_stripe(localstripe: str, adapter: Any) -> None:
@@ -70,7 +71,10 @@ def test_the_adapters_plain_path_works_at_somebody_elses_stripe(localstripe: str
     # received, so the amounts of charges are not judged, and it takes no metadata with a capture, so there is none.
     config = {"api_key": "sk_test_12345", "url": localstripe}
     charge = {"amount": {"amount_minor": 1099, "currency": "EUR"}, "customer_present": False}
-    good, bad = {"source": {"token": "pm_card_visa"}}, {"source": {"token": "pm_card_chargeDeclined"}}
+    card = {"number": "4000000000000341", "exp_month": "12", "exp_year": "2030", "cvc": "123"}
+    headers = {"Authorization": "Bearer sk_test_12345"}
+    _, made = http("POST", f"{localstripe}/v1/payment_methods", {"type": "card", "card": card}, headers)
+    good, bad = {"source": {"token": "pm_card_visa"}}, {"source": {"token": made["id"]}}
     held, paid, refused = adapter(
         "psp-stripe",
         config,

@@ -1,4 +1,4 @@
-"""Stripe's own SDK judges: it must work against our simulator, believe what the simulator signs, and know what our adapter sends."""
+"""Stripe's own SDK judges: it works against our simulator, believes what that signs, and knows what our adapter sends."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
 """A Stripe of our own, for tests.
 
-``python simulator.py --port 8090`` prints ``ready http://127.0.0.1:8090`` and serves until killed. Every request and every answer is
-checked against Stripe's description (``description.py``). Keys are honoured as documented: the first answer is kept, a 500 too;
-other parameters under the same key are refused; what fails validation is not kept. Authentication and declines go by the test
-cards of https://docs.stripe.com/testing.
+``python simulator.py --port 8090`` prints ``ready http://127.0.0.1:8090`` and serves until killed. Every request and every
+answer is checked against Stripe's description (``description.py``). Keys are honoured as documented: the first answer is kept, a
+500 too; other parameters under the same key are refused; what fails validation is not kept. Authentication and declines go by the
+test cards of https://docs.stripe.com/testing.
 
-Control: ``POST /_control/next {"fault", "path"}`` (``path``: the beginning of the address it is meant for; else what moves money),
+Control: ``POST /_control/next {"fault", "path"}`` (``path``: the beginning of the address it is for; else what moves money),
 ``POST /_control/webhook {"url", "secret"}``, ``POST /_control/dispute {"charge", "status"}``,
 ``POST /_control/refund {"refund", "status"}``, ``GET /_control/charges|webhooks|problems|requests``.
 """
@@ -20,6 +20,7 @@ import copy
 import hashlib
 import hmac
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -737,23 +738,22 @@ async def answer(send: Any, status: int, body: Any, headers: dict[str, str] | No
     await send({"type": "http.response.body", "body": content})
 
 
+class Announcing(uvicorn.Server):
+    """Says when it listens."""
+
+    async def startup(self, sockets: list[Any] | None = None) -> None:
+        await super().startup(sockets)
+        sys.stdout.write(f"ready http://127.0.0.1:{self.config.port}\n")
+        sys.stdout.flush()
+
+
 def main() -> None:
     """Serve until killed."""
     arguments = argparse.ArgumentParser()
     arguments.add_argument("--port", type=int, required=True)
     port = arguments.parse_args().port
-    server = uvicorn.Server(
-        uvicorn.Config(Server(), host="127.0.0.1", port=port, log_level="error", lifespan="off", loop="asyncio")
-    )
-
-    async def serve() -> None:
-        running = asyncio.create_task(server.serve())
-        while not server.started and not running.done():
-            await asyncio.sleep(0.01)
-        print(f"ready http://127.0.0.1:{port}", flush=True)
-        await running
-
-    asyncio.run(serve())
+    config = uvicorn.Config(Server(), host="127.0.0.1", port=port, log_level="error", lifespan="off", loop="asyncio")
+    Announcing(config).run()
 
 
 if __name__ == "__main__":

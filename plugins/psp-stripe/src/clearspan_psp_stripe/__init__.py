@@ -221,7 +221,7 @@ class StripePsp:
             span = {"created": _span(at - _CLOCKS, at + late)} if at is not None else {}
             listed = await self._list(path, query | span)
             ours = [raw for raw in listed if (raw.get("metadata") or {}).get(answers.REFERENCE) == request.operation_id]
-            if ours:
+            if ours or at is None:
                 break
         live = [raw for raw in ours if raw.get("status") not in ("requires_payment_method", "canceled", "failed")]
         if len(live) > 1:

@@ -1,10 +1,10 @@
 """Amounts as Stripe writes them.
 
-Source: https://docs.stripe.com/currencies, sections zero-decimal, three-decimal and special cases. Amounts are in ISO 4217's smallest
-unit, except: MGA has no decimals; ISK has none either, but is written with two, always 00; the last digit of three-decimal
-currencies must be 0. HUF and TWD have two decimals in payments, and none in payouts only. UGX is refused: the page lists it among
-the zero-decimal currencies and among the special cases, and a factor of a hundred is nothing to guess (not confirmed). IQD and LYD
-are not in Stripe's list.
+Source: https://docs.stripe.com/currencies, sections zero-decimal, three-decimal and special cases. Amounts are in ISO 4217's
+smallest unit, except: MGA has no decimals; ISK has none either, but is written with two, always 00; the last digit of
+three-decimal currencies must be 0. HUF and TWD have two decimals in payments, and none in payouts only. UGX is refused: the page
+lists it among the zero-decimal currencies and among the special cases, and a factor of a hundred is nothing to guess (not
+confirmed). IQD and LYD are not in Stripe's list.
 """
 
 from __future__ import annotations

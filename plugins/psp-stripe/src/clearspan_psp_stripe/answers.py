@@ -17,7 +17,15 @@ REFERENCE, CAPTURED_BY = "operation_id", "capture_operation_id"
 _UNTOLD = frozenset({"client_secret", "billing_details", "shipping", "receipt_email", "receipt_url", "receipt_number"})
 """Left out of what is kept of an answer: a secret that lets a browser pay again, and personal data."""
 _STATUSES = frozenset(
-    "requires_payment_method requires_confirmation requires_action processing requires_capture canceled succeeded".split()
+    [
+        "requires_payment_method",
+        "requires_confirmation",
+        "requires_action",
+        "processing",
+        "requires_capture",
+        "canceled",
+        "succeeded",
+    ]
 )
 
 
