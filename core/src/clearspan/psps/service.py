@@ -317,7 +317,11 @@ class PspAccounts:
 
     def webhook_url(self, sending: Sending) -> str | None:
         """Where the account's webhooks go; ``None`` when nobody knows this installation's address."""
-        return webhook_url(self._public_url, sending.webhook_token) if sending.webhook_token is not None else None
+        return self.webhook_address(sending.webhook_token) if sending.webhook_token is not None else None
+
+    def webhook_address(self, token: str) -> str | None:
+        """The address that ends in this token; ``None`` when nobody knows this installation's."""
+        return webhook_url(self._public_url, token)
 
     # -- use ------------------------------------------------------------------------------------------------------
 

@@ -190,6 +190,7 @@ class PspWebhooks:
             self._metrics.psp_webhooks_received.labels("none", "unknown_address").inc()
             raise WebhookAddressUnknown
         counted = self._metrics.psp_webhooks_received
+        delivery = msgspec.structs.replace(delivery, url=self._psps.webhook_address(token) or "")
         try:
             events = await self._read(door, delivery)
             fresh = await self._keep(door, delivery, events, request_id)

@@ -415,12 +415,15 @@ class WebhookDelivery(msgspec.Struct, frozen=True, kw_only=True):
         body: the raw bytes that a signature speaks for.
         query: parameters of the URL.
         received_at: aware UTC, by the database's clock.
+        url: the account's webhook address as it is told to people and PSPs, for PSPs that sign it too; empty when this
+            installation does not know its own address.
     """
 
     headers: Mapping[str, str]
     body: bytes
     query: Mapping[str, str]
     received_at: datetime
+    url: str = ""
 
 
 class OperationNews(msgspec.Struct, frozen=True, kw_only=True, tag="operation"):
