@@ -1,6 +1,6 @@
 """What PayPal's orders, authorisations, captures and refunds say.
 
-Shapes and enumerations: OpenAPI descriptions "Orders" 2.13 and "Payments" 2.4 (paypal/paypal-rest-api-specifications, 2024-02).
+Shapes and enumerations: OpenAPI descriptions "Orders" 2.13 and "Payments" 2.5 (paypal/paypal-rest-api-specifications, 2024-02).
 An order holds all that was ever done about one charge: ``custom_id`` is the charge's operation everywhere, ``invoice_id`` the
 operation of the very object.
 """

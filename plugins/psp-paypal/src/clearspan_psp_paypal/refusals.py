@@ -2,7 +2,7 @@
 
 Two kinds: the issue of a 422 (nothing was executed), and the processor's code inside an authorisation or capture that was DENIED,
 DECLINED or FAILED. Both tables and the sets below hold every value of the enumerations of the descriptions "Orders" 2.13 and
-"Payments" 2.4; an issue that stands nowhere is newer than they are.
+"Payments" 2.5; an issue that stands nowhere is newer than they are.
 """
 
 from __future__ import annotations

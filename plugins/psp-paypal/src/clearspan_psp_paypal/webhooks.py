@@ -222,7 +222,7 @@ class _DisputeOutcome(msgspec.Struct, frozen=True):
 
 
 class _Dispute(msgspec.Struct, frozen=True):
-    """``dispute`` of "Disputes" 1.11 (2024-02)."""
+    """``dispute`` of "Customer Disputes" 1.10 (2024-02)."""
 
     dispute_id: str
     status: str
