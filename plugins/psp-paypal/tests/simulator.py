@@ -1,7 +1,7 @@
 """PayPal as its descriptions and pages say, in a process of its own: ``python simulator.py --port N``.
 
-Orders, authorisations, captures, refunds, the approval page and the signing certificate, with a book of its own. Every request and
-every answer is checked against ``spec/``; what does not fit stands in ``/_control/problems``. It obeys these card numbers:
+Orders, authorisations, captures, refunds, the approval page and the signing certificate, with a book of its own. Every request
+and every answer is checked against ``spec/``; what does not fit stands in ``/_control/problems``. It obeys these card numbers:
 4000000000009995 (5120), 4000000000000002 (5100), 4000002500003155 (3-D Secure), others are approved; of PayPal's vault the ids
 ``declined`` (422 INSTRUMENT_DECLINED) and ``pending``; others are approved.
 """
@@ -11,9 +11,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import base64
+import contextlib
 import hashlib
 import json
-import re
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -91,9 +91,7 @@ def certificate(
     )
     if not authority:
         builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
-        builder = builder.add_extension(
-            x509.ExtendedKeyUsage([x509.ExtendedKeyUsageOID.SERVER_AUTH]), critical=False
-        )
+        builder = builder.add_extension(x509.ExtendedKeyUsage([x509.ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
     return builder.sign(issuer_key, hashes.SHA256())
 
 
@@ -298,7 +296,9 @@ class PayPalBook:
         unit, amount = order["purchase_units"][0], body.get("amount", capture["amount"])
         up = f"/v2/payments/captures/{capture_id}"
         before = [
-            one for one in unit["payments"].get("refunds", ()) if any(link["href"].endswith(up) for link in one["links"])
+            one
+            for one in unit["payments"].get("refunds", ())
+            if any(link["href"].endswith(up) for link in one["links"])
         ]
         if capture["status"] == "PENDING":
             raise Refused(422, "PENDING_CAPTURE")
@@ -481,7 +481,7 @@ class Simulator:
             body = json.loads(raw) if raw else None
         except ValueError:
             return 400, Refused(400, "MALFORMED_REQUEST_JSON").body
-        faults = described.request_faults(method, path, body)
+        faults = described.DESCRIPTION.request_errors(method, path, headers, raw)
         if faults:
             self.book.problems += [f"{method} {path}: {fault}" for fault in faults]
             return 400, Refused(400, "INVALID_PARAMETER_SYNTAX", faults[0].split(":")[0], faults[0]).body
@@ -490,7 +490,7 @@ class Simulator:
             status, found = self.once(method, path, body or {}, key)
         except Refused as refused:
             status, found = refused.status, refused.body
-        wrong = described.answer_faults(method, path, status, found)
+        wrong = described.DESCRIPTION.response_errors(method, path, status, found)
         self.book.problems += [f"answer {method} {path} {status}: {fault}" for fault in wrong]
         minimal = headers.get("prefer") != "return=representation" and method == "POST" and status < 300
         return status, minimal_of(found) if minimal else found
@@ -600,10 +600,8 @@ async def hang(receive: Any) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
 
-    try:
+    with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(gone(), HANG_S)
-    except TimeoutError:
-        pass
 
 
 async def reply(send: Any, status: int, body: Any, content_type: str = "application/json") -> None:
@@ -618,9 +616,10 @@ async def serve(port: int) -> None:
         uvicorn.Config(Simulator(f"http://127.0.0.1:{port}"), host="127.0.0.1", port=port, log_level="error")
     )
     task = asyncio.create_task(server.serve())
-    while not server.started and not task.done():
+    while not server.started and not task.done():  # noqa: ASYNC110  (uvicorn has no event for it)
         await asyncio.sleep(0.01)
-    print(f"ready http://127.0.0.1:{port}", flush=True)
+    sys.stdout.write(f"ready http://127.0.0.1:{port}\n")
+    sys.stdout.flush()
     await task
 
 

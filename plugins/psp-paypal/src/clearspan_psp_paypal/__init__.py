@@ -1,14 +1,16 @@
 """PayPal: Orders v2, Payments v2, webhooks and disputes v1.
 
 One order is one charge, and its id is the charge's ``psp_ref`` from the approval page to the last refund: it is known before the
-payer acts, and it alone leads to everything else. What a later verb needs (the authorisation, the capture) is read from the order
-when it is needed; captures and refunds have PayPal's own ids. ``custom_id`` is the charge's operation, ``invoice_id`` the operation
-of the very order, capture or refund, so that a lookup through the order finds what an answer did not tell.
+payer acts, and it alone leads to everything else. What a later verb needs (the authorisation, the capture) is read from the
+order when it is needed; captures and refunds have PayPal's own ids. ``custom_id`` is the charge's operation, ``invoice_id`` the
+operation of the very order, capture or refund, so that a lookup through the order finds what an answer did not tell.
 
-An order is found by its id only: no documented call lists orders by a reference of ours. A charge whose answer was lost is asked for
-again under the same key, which is how PayPal says it should be done; after the window only the webhook or the settlement report tell.
+An order is found by its id only: no described call lists orders by a reference of ours. A charge whose answer was lost is asked
+for again under the same key, as PayPal wants it; after the window only the webhook or the settlement report tell.
 
-Sources: descriptions named in ``answers``; https://developer.paypal.com/api/rest/reference/idempotency/ (2026-08);
+More than 150 lines: two sources more than a card PSP has, a login, and an order to be read before every later verb.
+
+Sources: the descriptions that ``answers`` names; https://developer.paypal.com/api/rest/reference/idempotency/ (2026-08);
 https://developer.paypal.com/api/rest/reference/currency-codes/ (2026-08); https://developer.paypal.com/docs/checkout/ (2026-08).
 """
 
@@ -50,9 +52,9 @@ class PayPal:
     facts: ClassVar[sdk.PspFacts] = sdk.PspFacts(
         capabilities=frozenset(sdk.Capability) - {sdk.Capability.VERIFY},  # amounts must be above zero
         currencies=frozenset(CURRENCIES.split()),
-        # Orders keep a key 6 hours (72 on request), payments 45 days: the shorter one holds for all. "Returns the latest status of
-        # the previous request": whether a refusal is replayed, and who shares a key space, is not confirmed. 108 characters, less
-        # two for the key of the second step.
+        # Orders keep a key 6 hours (72 on request), payments 45 days: the shorter one holds for all. A known key "returns the
+        # latest status of the previous request": whether a refusal is replayed, and who shares a key space, is not confirmed.
+        # 108 characters, less two for the key of the second step.
         idempotency=sdk.Idempotency(timedelta(hours=6), max_len=106),
         lookup=sdk.Lookup(),
         webhook=sdk.WebhookFacts(signature="rsa-sha256 over crc32", id_field="id", retry_days=3),
@@ -88,21 +90,16 @@ class PayPal:
     async def continue_intent(self, request: sdk.ContinueRequest) -> sdk.Outcome:
         # Read first: what is done is done, and the issuer's answer or the payer's may forbid to go on.
         found, raw = await self._order(request.psp_ref, request.operation_id)
-        if not found.touched and found.refused_by_issuer:
-            said = found.refused_by_issuer
-            return sdk.Declined(code="authentication_required", raw_code=said, psp_ref=found.id, raw=answers.kept(raw))
-        if not found.touched and request.params.get(CANCELED[0]) == CANCELED[1]:
-            return sdk.Declined(
-                code="generic_decline", raw_code="PAYER_CANCELED", psp_ref=found.id, raw=answers.kept(raw)
-            )
-        if found.touched or found.status == "VOIDED":
-            return answers.charge(found, request.capture, raw, self._page)
-        path = f"/v2/checkout/orders/{_segment(found.id)}/{'capture' if request.capture else 'authorize'}"
-        answer = await self._call("POST", path, {}, key=f"{request.key}-2")
-        if LOOK_AGAIN.intersection(str(one.get("issue")) for one in answers.issues(answer.body)):
+        if not found.touched and (forbidden := found.forbidden(request.params.get(CANCELED[0]) == CANCELED[1])):
+            code = "authentication_required" if forbidden.startswith("3DS") else "generic_decline"
+            return sdk.Declined(code=code, raw_code=forbidden, psp_ref=found.id, raw=answers.kept(raw))
+        if not found.touched and found.status != "VOIDED":
+            path = f"/v2/checkout/orders/{_segment(found.id)}/{'capture' if request.capture else 'authorize'}"
+            answer = await self._call("POST", path, {}, key=f"{request.key}-2")
+            if answers.issue_of(answer) not in LOOK_AGAIN:
+                return self._charge(answer, request.operation_id, request.capture, request.psp_ref)
             found, raw = await self._order(request.psp_ref, request.operation_id)
-            return answers.charge(found, request.capture, raw, self._page)
-        return self._charge(answer, request.operation_id, request.capture, request.psp_ref)
+        return answers.charge(found, request.capture, raw, self._page)
 
     async def capture(self, request: sdk.CaptureRequest) -> sdk.Outcome:
         found, raw = await self._order(request.charge_ref)
@@ -120,18 +117,20 @@ class PayPal:
 
     async def cancel(self, request: sdk.CancelRequest) -> sdk.Outcome:
         found, raw = await self._order(request.charge_ref)
-        held = found.payments.authorizations
-        if held and held[0].status in ("CREATED", "PARTIALLY_CAPTURED", "PENDING"):
-            path = f"/v2/payments/authorizations/{_segment(held[0].id)}/void"
-            answer = await self._call("POST", path)
-            if answer.status == 422 and not LOOK_AGAIN.intersection(
-                str(one.get("issue")) for one in answers.issues(answer.body)
-            ):
-                return answers.refusal(answer)
-            found, raw = await self._order(request.charge_ref)
-        return _voided(found, raw, request.amount) or sdk.Declined(
-            code="not_permitted", raw_code="PREVIOUSLY_CAPTURED", raw=answers.kept(raw)
-        )
+        held = next((one for one in found.payments.authorizations if one.status in answers.HELD), None)
+        if held is None:
+            return _released(found, raw, request.amount) or sdk.Declined(
+                code="not_permitted", raw_code="PREVIOUSLY_CAPTURED", raw=answers.kept(raw)
+            )
+        answer = await self._call("POST", f"/v2/payments/authorizations/{_segment(held.id)}/void")
+        if answer.status == 200:
+            said = sdk.read(answer.body, answers.Payment)
+            if (said.id, said.status) != (held.id, "VOIDED"):
+                raise sdk.OutcomeUnknown(f"PayPal answered a void with {said.status!r}")
+            held, raw = said, answer.body
+        elif answer.status != 204 and answers.issue_of(answer) != "PREVIOUSLY_VOIDED":
+            return answers.refusal(answer)
+        return _void_of(found, held, raw)
 
     async def refund(self, request: sdk.RefundRequest) -> sdk.Outcome:
         found, raw = await self._order(request.charge_ref)
@@ -166,7 +165,7 @@ class PayPal:
             return self._charge(answer, request.operation_id, request.kind == "purchase", ref, looked_up=True)
         found = sdk.read(answer.body, answers.Order)
         if request.kind == "void":
-            return _voided(found, answer.body, request.amount) or sdk.NotFound(raw=answers.kept(answer.body))
+            return _released(found, answer.body, request.amount) or sdk.NotFound(raw=answers.kept(answer.body))
         listed = found.payments.captures if request.kind == "capture" else found.payments.refunds
         one = _mine(listed, request.operation_id)
         if one is None:
@@ -177,7 +176,7 @@ class PayPal:
         await self._signatures.check(delivery)
         return webhooks.events(delivery.body)
 
-    async def activity(self, since: datetime, until: datetime) -> Sequence[sdk.News]:
+    async def activity(self, since: datetime, until: datetime) -> Sequence[sdk.News]:  # noqa: ARG002
         raise sdk.NotSupported("PayPal's payment API has no list: read the settlement report")
 
     def read_settlements(self, report: bytes) -> Sequence[sdk.SettlementLine]:
@@ -218,7 +217,13 @@ class PayPal:
         return self._token[0]
 
     async def _order(self, ref: str, reference: str | None = None) -> tuple[answers.Order, dict[str, Any]]:
-        answer = await self._call("GET", f"/v2/checkout/orders/{_segment(ref)}")
+        """The order of a charge; with ``reference`` for going on with it, when it may have been captured before."""
+        try:
+            answer = await self._call("GET", f"/v2/checkout/orders/{_segment(ref)}")
+        except (sdk.PspUnavailable, sdk.PspMisconfigured) as error:
+            if reference is None:
+                raise  # What is asked for has not been sent.
+            raise sdk.OutcomeUnknown(f"the order could not be read: {error}") from error
         if answer.status != 200:
             raise sdk.OutcomeUnknown(f"PayPal answered {answer.status} when asked for the order")
         found = sdk.read(answer.body, answers.Order)
@@ -275,7 +280,7 @@ def _payment_source(request: sdk.ChargeRequest, config: PayPalConfig) -> dict[st
 
 
 def _three_ds(request: sdk.ChargeRequest, config: PayPalConfig) -> dict[str, Any]:
-    """``attributes.verification`` is younger than the description of 2024-02: developer.paypal.com/expanded/3d-secure (2026-06)."""
+    """``attributes.verification`` is younger than the description: developer.paypal.com/expanded/3d-secure (2026-06)."""
     if request.return_url is None:
         return {}  # PayPal then asks for 3-D Secure where the law wants it, on a page that leads nowhere.
     first = request.credential is not None and request.credential.first
@@ -341,19 +346,23 @@ def _refundable(found: answers.Order, amount: sdk.Money) -> answers.Payment | No
     return None
 
 
-def _voided(found: answers.Order, raw: Mapping[str, Any], asked: sdk.Money) -> sdk.Outcome | None:
-    """That nothing is held any more, with what was released; ``None`` when something is held or taken. An order that nobody
-    captured or authorised holds nothing: PayPal lets it lapse, and it cannot be ended sooner."""
-    ref, held, taken = f"{found.id}/void", found.payments.authorizations, found.payments.captures
-    if any(one.status == "VOIDED" for one in held):
-        left = held[0].amount.money()
-        gone = sum(one.amount.money().amount_minor for one in taken if one.status not in answers.REFUSED)
-        return sdk.Approved(
-            psp_ref=ref, amount=sdk.Money(left.amount_minor - gone, left.currency), raw=answers.kept(raw)
-        )
-    if all(one.status in answers.REFUSED for one in (*held, *taken)):
-        return sdk.Approved(psp_ref=ref, amount=asked, raw=answers.kept(raw))
-    return None
+def _released(found: answers.Order, raw: Mapping[str, Any], asked: sdk.Money) -> sdk.Approved | None:
+    """That nothing is held; ``None`` when something is held or was taken. An order that nobody captured or authorised holds
+    nothing: it lapses by itself, and no documented call ends it sooner."""
+    payments = found.payments
+    voided = next((one for one in payments.authorizations if one.status == "VOIDED"), None)
+    if voided is not None:
+        return _void_of(found, voided, raw)
+    if any(one.status not in answers.REFUSED for one in (*payments.authorizations, *payments.captures)):
+        return None
+    return sdk.Approved(psp_ref=f"{found.id}/void", amount=asked, raw=answers.kept(raw))
+
+
+def _void_of(found: answers.Order, held: answers.Payment, raw: Mapping[str, Any]) -> sdk.Approved:
+    """A void gives back what was not captured before."""
+    whole, taken = held.amount.money(), [one for one in found.payments.captures if one.status not in answers.REFUSED]
+    left = whole.amount_minor - sum(one.amount.money().amount_minor for one in taken)
+    return sdk.Approved(psp_ref=f"{found.id}/void", amount=sdk.Money(left, whole.currency), raw=answers.kept(raw))
 
 
 def _done(answer: sdk.Answer, operation_id: str, done: frozenset[str], *, looked_up: bool = False) -> sdk.Outcome:

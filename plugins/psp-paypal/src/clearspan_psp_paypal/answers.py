@@ -19,10 +19,12 @@ NO_DECIMALS = frozenset({"HUF", "JPY", "TWD"})
 """Amounts with decimals cause an error: https://developer.paypal.com/api/rest/reference/currency-codes/ (2026-08)."""
 CAPTURED = frozenset({"COMPLETED", "PARTIALLY_REFUNDED", "REFUNDED"})
 AUTHORIZED = frozenset({"CREATED", "CAPTURED", "PARTIALLY_CAPTURED", "VOIDED"})
+HELD = frozenset({"CREATED", "PARTIALLY_CAPTURED", "PENDING"})
 REFUSED = frozenset({"DECLINED", "FAILED", "DENIED", "CANCELLED"})
-_PERSONAL = frozenset(
-    "payer payee shipping name email_address address billing_address phone phone_number phone_type birth_date tax_info".split()
+_PEOPLE = (
+    "payer payee shipping name email_address address billing_address phone phone_number phone_type birth_date tax_info"
 )
+_PERSONAL = frozenset(_PEOPLE.split())
 
 
 class Amount(msgspec.Struct, frozen=True):
@@ -165,16 +167,15 @@ class Order(msgspec.Struct, frozen=True):
         """Whether anything was authorised or captured, or refused."""
         return bool(self.payments.authorizations or self.payments.captures)
 
-    @property
-    def refused_by_issuer(self) -> str:
-        """Why the 3-D Secure result forbids to go on, or nothing.
+    def forbidden(self, payer_canceled: bool) -> str:
+        """Why an order must not be captured or authorised, or nothing.
 
         Source: https://developer.paypal.com/docs/checkout/advanced/customize/3d-secure/response-parameters (2025-12): go on
         when liability may shift, or stays with us because card or issuer take no part (enrolment N, U, B).
         """
         card = self.payment_source.card
         if card is None or card.authentication_result is None:
-            return ""
+            return "PAYER_CANCELED" if payer_canceled else ""
         said = card.authentication_result
         enrolled, shift = said.three_d_secure.enrollment_status, said.liability_shift
         if shift in ("POSSIBLE", "YES") or (shift == "NO" and enrolled in ("N", "U", "B")):
@@ -254,6 +255,12 @@ def issues(raw: Mapping[str, Any]) -> list[dict[str, Any]]:
     """``details`` of an error."""
     details = raw.get("details")
     return [one for one in details if isinstance(one, dict)] if isinstance(details, list) else []
+
+
+def issue_of(answer: sdk.Answer) -> str:
+    """The first issue of a 422; empty for other answers."""
+    said = issues(answer.body) if answer.status == 422 else []
+    return str(said[0].get("issue")) if said else ""
 
 
 def malformed(raw: Mapping[str, Any]) -> sdk.PspMisconfigured:

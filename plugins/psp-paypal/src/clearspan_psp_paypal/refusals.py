@@ -87,15 +87,16 @@ ISSUES = RefusalTable(
     as_of=date(2024, 2, 3),
 )
 
-LOOK_AGAIN = frozenset(
+_LOOK_AGAIN = (
     # Something was done, or is being done, about this order or authorisation before. DUPLICATE_INVOICE_ID: our own operation was
     # captured once already (accounts that block repeated invoice ids), or refunded.
     "DUPLICATE_INVOICE_ID ORDER_ALREADY_AUTHORIZED ORDER_ALREADY_CAPTURED ORDER_CANNOT_BE_CONFIRMED ORDER_COMPLETED_OR_VOIDED"
     " ORDER_COMPLETION_IN_PROGRESS ORDER_IS_PENDING_APPROVAL ORDER_NOT_APPROVED PAYER_ACTION_REQUIRED PAYMENT_ALREADY_APPROVED"
-    " PREVIOUSLY_VOIDED".split()
+    " PREVIOUSLY_VOIDED"
 )
+LOOK_AGAIN = frozenset(_LOOK_AGAIN.split())
 
-REQUEST_FAULTS = frozenset(
+_REQUEST_FAULTS = (
     # The request or the merchant's account is not as PayPal wants it: an operator must act.
     "ACTION_DOES_NOT_MATCH_INTENT AMOUNT_CANNOT_BE_SPECIFIED AMOUNT_MISMATCH APPLE_PAY_AMOUNT_MISMATCH AUTH_CAPTURE_NOT_ENABLED"
     " BANK_NOT_SUPPORTED_FOR_VERIFICATION BILLING_AGREEMENT_ID_MISMATCH BLIK_ONE_CLICK_MISSING_REQUIRED_PARAMETER"
@@ -124,11 +125,12 @@ REQUEST_FAULTS = frozenset(
     " SAVE_ORDER_NOT_SUPPORTED SETUP_ERROR_FOR_BANK SHIPPING_ADDRESS_INVALID SHIPPING_OPTIONS_NOT_SUPPORTED"
     " SHIPPING_OPTION_NOT_SELECTED SHIPPING_TYPE_NOT_SUPPORTED_FOR_CLIENT TAX_TOTAL_MISMATCH TAX_TOTAL_REQUIRED"
     " UNSUPPORTED_INTENT UNSUPPORTED_INTENT_FOR_PAYMENT_SOURCE UNSUPPORTED_PAYMENT_INSTRUCTION"
-    " UNSUPPORTED_PROCESSING_INSTRUCTION UNSUPPORTED_SHIPPING_TYPE VAULT_INSTRUCTION_DUPLICATED VAULT_INSTRUCTION_REQUIRED".split()
+    " UNSUPPORTED_PROCESSING_INSTRUCTION UNSUPPORTED_SHIPPING_TYPE VAULT_INSTRUCTION_DUPLICATED VAULT_INSTRUCTION_REQUIRED"
 )
+REQUEST_FAULTS = frozenset(_REQUEST_FAULTS.split())
 
 APPROVALS = frozenset({"0000", "1000", "7600"})
-"""Values of the processor's enumeration that are no refusals: approved, approved in part, approved without capture."""
+"""What the processor says besides: approved, approved in part, approved without capture."""
 
 PROCESSOR = RefusalTable(
     {
@@ -284,6 +286,6 @@ PROCESSOR = RefusalTable(
         "PPVE": "processing_error",
         "PPVT": "not_permitted",
     },
-    source="checkout_orders_v2.json, processor_response.response_code; words: developer.paypal.com/serversdk, ProcessorResponseCode",
+    source="checkout_orders_v2.json, processor_response; words: developer.paypal.com/serversdk, ProcessorResponseCode",
     as_of=date(2026, 11, 23),
 )

@@ -1,9 +1,9 @@
 """PayPal's settlement report (``STL-yyyymmdd...CSV``).
 
 Source: "Settlement Report" (https://developer.paypal.com/reports/settlement.md, 2026-08): rows begin with their type (RH report header,
-FH file header, SH section header, CH column names, SB section body, SF/SC section footer and count, RF/RC report footer and count,
-FF file footer); amounts have neither sign nor decimal separator, ``CR``/``DR`` stand beside them. Event codes: "T-code reference"
-(https://developer.paypal.com/reports/reference/t-codes.md, 2026-06).
+FH file header, SH section header, CH column names, SB section body, SF and SC section footer and count, RF
+and RC report footer and count, FF file footer); amounts have neither sign nor decimal separator, ``CR``/``DR`` stand beside them. Event codes: "T-code
+reference" (https://developer.paypal.com/reports/reference/t-codes.md, 2026-06).
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ CODES = {
 }
 GROUPS = {"T00": _K.CHARGE, "T01": _K.FEE, "T04": _K.PAYOUT}
 """The event group says enough for reconciliation; whatever stands in neither table is an adjustment."""
-_COLUMNS = (
+_NAMES = (
     "Transaction ID,Invoice ID,Custom Field,Transaction Event Code,Transaction Completion Date,Transaction Debit or Credit,"
     "Gross Transaction Amount,Gross Transaction Currency,Fee Debit or Credit,Fee Amount,Fee Currency"
-).split(",")
+)
+_COLUMNS = _NAMES.split(",")
 _SIGNS = {"CR": 1, "DR": -1}
 
 
@@ -43,33 +44,45 @@ def lines(report: bytes) -> Sequence[sdk.SettlementLine]:
     Raises:
         ValueError: it is none, cut off, or not as documented; the message says in which row.
     """
-    found: list[sdk.SettlementLine] = []
-    columns: list[str] = []
-    batch, ended, counted = None, False, 0
-    for number, row in enumerate(csv.reader(io.StringIO(report.decode("utf-8-sig"))), start=1):
-        kind, *cells = row or [""]
-        if number == 1 and kind != "RH":
-            raise ValueError("row 1: a settlement report begins with RH")
-        try:
-            match kind:
-                case "SH":
-                    batch, counted = f"{cells[2]}/{cells[1]}", 0
-                case "CH":
-                    columns = cells
-                    if missing := [name for name in _COLUMNS if name not in columns]:
-                        raise ValueError(f"columns are missing: {', '.join(missing)}")
-                case "SB":
-                    found.append(_line(dict(zip(columns, cells, strict=True)), batch))
-                    counted += 1
-                case "SC" if int(cells[0]) != counted:
-                    raise ValueError(f"the section counts {cells[0]} rows and has {counted}")
-                case "FF":
-                    ended = True
-        except (ValueError, KeyError, IndexError) as error:
-            raise ValueError(f"row {number}: {error}") from error
-    if not ended:
+    read = _Reader()
+    rows = csv.reader(io.StringIO(report.decode("utf-8-sig")), strict=True)
+    try:
+        for row in rows:
+            read.row(row)
+    except (ValueError, KeyError, IndexError, csv.Error) as error:
+        raise ValueError(f"line {rows.line_num}: {error}") from error
+    if read.last != "FF":
         raise ValueError("the report is cut off: its last row, FF, is missing")
-    return found
+    return read.found
+
+
+class _Reader:
+    """What the rows before mean for the next one."""
+
+    def __init__(self) -> None:
+        self.found: list[sdk.SettlementLine] = []
+        self.last = ""
+        self._columns: list[str] = []
+        self._batch: str | None = None
+        self._in_section = 0
+
+    def row(self, row: list[str]) -> None:
+        kind, *cells = row or [""]
+        if not self.last and kind != "RH":
+            raise ValueError("a settlement report begins with RH")
+        match kind:
+            case "SH":
+                self._batch, self._in_section = f"{cells[2]}/{cells[1]}", 0
+            case "CH":
+                self._columns = cells
+                if missing := [name for name in _COLUMNS if name not in cells]:
+                    raise ValueError(f"columns are missing: {', '.join(missing)}")
+            case "SB":
+                self.found.append(_line(dict(zip(self._columns, cells, strict=True)), self._batch))
+                self._in_section += 1
+            case "SC" if int(cells[0]) != self._in_section:
+                raise ValueError(f"the section counts {cells[0]} rows and has {self._in_section}")
+        self.last = kind
 
 
 def _line(row: Mapping[str, str], batch: str | None) -> sdk.SettlementLine:

@@ -96,10 +96,9 @@ class Signatures:
                 raise sdk.PspUnavailable(f"the certificate could not be fetched: {type(error).__name__}") from error
             if answer.status_code >= 500:
                 raise sdk.PspUnavailable(f"the certificate could not be fetched: {answer.status_code}")
+            pem = answer.content if answer.status_code == 200 else b""
             try:
-                if answer.status_code != 200 or len(answer.content) > _CERTIFICATES_MAX_BYTES:
-                    raise ValueError
-                found = x509.load_pem_x509_certificates(answer.content)
+                found = x509.load_pem_x509_certificates(pem if len(pem) <= _CERTIFICATES_MAX_BYTES else b"")
             except ValueError:
                 raise sdk.WebhookRejected("there is no certificate at its address") from None
             if len(self._cached) >= _CACHED_MAX:
