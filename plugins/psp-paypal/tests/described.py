@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,4 +35,26 @@ def issues() -> set[str]:
             if re.fullmatch(r"422|.*-422", schema) and not re.search("patch|track", schema):
                 for kind in said["properties"]["details"]["items"].get("anyOf", ()):
                     found |= set(kind["properties"]["issue"]["enum"])
+    return found
+
+
+@cache
+def words(name: str, verb: str = "") -> dict[str, str]:
+    """Issue -> the description's words for it, of one file; those of the verb's own errors before the others."""
+    found: dict[str, str] = {}
+
+    def walk(node: Any) -> None:
+        if isinstance(node, dict):
+            said = node.get("properties", {})
+            if isinstance(said, dict) and "enum" in said.get("issue", {}) and said.get("description", {}).get("enum"):
+                for issue in said["issue"]["enum"]:
+                    found.setdefault(issue, said["description"]["enum"][0])
+            for one in node.values():
+                walk(one)
+        elif isinstance(node, list):
+            for one in node:
+                walk(one)
+
+    for schema in sorted(schemas(name), key=lambda one: f".{verb}-" not in one):
+        walk(schemas(name)[schema])
     return found

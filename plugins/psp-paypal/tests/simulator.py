@@ -40,18 +40,32 @@ HANG_S = 60
 CERTIFICATE = "/v1/notifications/certs/CERT-simulator"
 
 
+ERRORS = {
+    400: ("INVALID_REQUEST", "Request is not well-formed, syntactically incorrect, or violates schema."),
+    404: ("RESOURCE_NOT_FOUND", "The specified resource does not exist."),
+    422: (
+        "UNPROCESSABLE_ENTITY",
+        "The requested action could not be performed, semantically incorrect, or failed business validation.",
+    ),
+}
+
+
 class Refused(Exception):
     """An error of PayPal's."""
 
-    def __init__(self, status: int, issue: str, field: str = "/", description: str = "") -> None:
+    def __init__(self, status: int, issue: str, field: str | None = None) -> None:
         super().__init__(issue)
-        self.status = status
-        self.body = {
-            "name": {400: "INVALID_REQUEST", 404: "RESOURCE_NOT_FOUND", 422: "UNPROCESSABLE_ENTITY"}[status],
-            "message": "refused",
-            "debug_id": "90957fca61718",
-            "details": [{"issue": issue, "field": field, "description": description or issue.replace("_", " ")}],
-        }
+        self.status, self.issue, self.field = status, issue, field
+
+    def body(self, path: str) -> dict[str, Any]:
+        """As described for that path."""
+        name, message = ERRORS[self.status]
+        orders = "/checkout/" in path
+        words = described.words(described.PAYMENTS[not orders], path.rsplit("/", 1)[-1])
+        detail = {"issue": self.issue, "description": words.get(self.issue, self.issue)}
+        if self.field is not None and not (orders and self.status == 422):  # which describes no field
+            detail["field"] = self.field
+        return {"name": name, "message": message, "debug_id": "90957fca61718", "details": [detail]}
 
 
 class Signer:
@@ -480,16 +494,16 @@ class Simulator:
         try:
             body = json.loads(raw) if raw else None
         except ValueError:
-            return 400, Refused(400, "MALFORMED_REQUEST_JSON").body
+            return 400, Refused(400, "MALFORMED_REQUEST_JSON").body(path)
         faults = described.DESCRIPTION.request_errors(method, path, headers, raw)
         if faults:
             self.book.problems += [f"{method} {path}: {fault}" for fault in faults]
-            return 400, Refused(400, "INVALID_PARAMETER_SYNTAX", faults[0].split(":")[0], faults[0]).body
+            return 400, Refused(400, "INVALID_PARAMETER_SYNTAX", faults[0].split(":")[0]).body(path)
         key = headers.get("paypal-request-id", "")
         try:
             status, found = self.once(method, path, body or {}, key)
         except Refused as refused:
-            status, found = refused.status, refused.body
+            status, found = refused.status, refused.body(path)
         wrong = described.DESCRIPTION.response_errors(method, path, status, found)
         self.book.problems += [f"answer {method} {path} {status}: {fault}" for fault in wrong]
         minimal = headers.get("prefer") != "return=representation" and method == "POST" and status < 300

@@ -254,19 +254,39 @@ async def test_after_a_lost_answer_the_same_key_charges_once(paypal: PayPal, sim
     assert [one["captured_minor"] for one in booked(simulator, request)] == [10_00]
 
 
-async def test_a_capture_whose_answer_hangs_is_found_by_its_order(
-    settings: dict[str, Any], simulator: Any, paypal: PayPal
-) -> None:
+async def test_a_capture_whose_answer_is_lost_is_found_by_its_order(paypal: PayPal, simulator: Any) -> None:
     request = charge(sdk.RedirectSource())
     asked = await paypal.create_intent(request)
     assert isinstance(asked, sdk.ActionRequired)
     simulator.page(asked.action.url, "approve")
-    simulator.control("next", {"fault": "hang_after"})
-    async with httpx.AsyncClient(timeout=0.2) as http:
-        hasty = PayPal(msgspec.convert(settings, PayPalConfig), sdk.PspContext(http=http, vault_http=http))
-        with pytest.raises(sdk.OutcomeUnknown):
-            await hasty.continue_intent(going_on(request, asked.psp_ref))
+    simulator.control("next", {"fault": "error_after"})
+    with pytest.raises(sdk.OutcomeUnknown):
+        await paypal.continue_intent(going_on(request, asked.psp_ref))
     assert isinstance(await paypal.retrieve(looking(request, "purchase", asked.psp_ref)), sdk.Approved)
+
+
+async def test_the_simulators_messages_are_believed_and_name_what_was_done(
+    paypal: PayPal, simulator: Any, clock: Any
+) -> None:
+    request = charge(capture=False)
+    held = await paypal.create_intent(request)
+    assert isinstance(held, sdk.Approved)
+    part = follow(sdk.CaptureRequest, held.psp_ref, 4_00, final=True)
+    taken = await paypal.capture(part)
+    assert isinstance(taken, sdk.Approved)
+    back = follow(sdk.RefundRequest, held.psp_ref, 1_00)
+    await paypal.refund(back)
+    told = []
+    for one in simulator.control("webhooks")[-3:]:
+        message = sdk.WebhookDelivery(headers=one["headers"], body=one["body"].encode(), query={}, received_at=clock())
+        [event] = await paypal.verify_webhook(message)
+        assert isinstance(event.news, sdk.OperationNews)
+        told.append((event.news.kind, event.news.reference, event.news.outcome.psp_ref))
+    assert told[:2] == [
+        ("charge", request.operation_id, held.psp_ref),
+        ("capture", part.operation_id, taken.psp_ref),
+    ]
+    assert told[2][:2] == ("refund", back.operation_id)
 
 
 @pytest.mark.parametrize(

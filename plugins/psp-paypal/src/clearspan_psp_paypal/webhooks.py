@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -55,7 +57,8 @@ class Signatures:
     def __init__(self, http: httpx.AsyncClient, webhook_id: str, *, roots: str, url: str) -> None:
         self._http = http
         self._webhook_id = webhook_id
-        self._roots = roots
+        self._pem = roots.encode()
+        self._roots: Store | None = None
         self._origin = urlsplit(url)[:2] if url else None
         self._cached: dict[str, list[x509.Certificate]] = {}
 
@@ -108,12 +111,12 @@ class Signatures:
 
     def _believed(self, chain: Sequence[x509.Certificate], at: datetime) -> x509.Certificate:
         """The signer's certificate, valid at that time for a name under paypal.com."""
-        pem = self._roots.encode() or certifi.contents().encode()
+        self._roots = self._roots or _store(self._pem or certifi.contents().encode())
         leaf, *between = chain
         try:
             names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
             name = next(one for one in names.get_values_for_type(x509.DNSName) if _paypal(one, one))
-            policy = PolicyBuilder().store(Store(x509.load_pem_x509_certificates(pem)))
+            policy = PolicyBuilder().store(self._roots)
             policy.time(at.astimezone(UTC).replace(tzinfo=None)).build_server_verifier(x509.DNSName(name)).verify(
                 leaf, between
             )
@@ -123,6 +126,17 @@ class Signatures:
 
 
 _HEADERS = ("transmission-id", "transmission-time", "transmission-sig", "cert-url", "auth-algo")
+
+
+def _store(pem: bytes) -> Store:
+    """Each root that can be read: some public ones are older than the rules, and one of them must not spoil the others."""
+    found = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for one in re.findall(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", pem, re.DOTALL):
+            with contextlib.suppress(ValueError):
+                found.append(x509.load_pem_x509_certificate(one))
+    return Store(found)
 
 
 def _paypal(host: str | None, whole: str) -> bool:
