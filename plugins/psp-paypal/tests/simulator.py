@@ -71,8 +71,8 @@ class Refused(Exception):
 class Signer:
     """A root, an intermediate and a certificate for PayPal's signing name."""
 
-    def __init__(self) -> None:
-        now = datetime.now(UTC)
+    def __init__(self, now: datetime | None = None) -> None:
+        now = now or datetime.now(UTC)
         root_key, middle_key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
         self.key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
         root = certificate("Test Root", root_key.public_key(), "Test Root", root_key, now, authority=True)

@@ -98,7 +98,10 @@ class PayPal:
             answer = await self._call("POST", path, {}, key=f"{request.key}-2")
             if answers.issue_of(answer) not in LOOK_AGAIN:
                 return self._charge(answer, request.operation_id, request.capture, request.psp_ref)
-            found, raw = await self._order(request.psp_ref, request.operation_id)
+            try:
+                found, raw = await self._order(request.psp_ref, request.operation_id)
+            except (sdk.PspUnavailable, sdk.PspMisconfigured) as error:  # The capture was sent.
+                raise sdk.OutcomeUnknown(f"captured or not, the order could not be read: {error}") from error
         return answers.charge(found, request.capture, raw, self._page)
 
     async def capture(self, request: sdk.CaptureRequest) -> sdk.Outcome:
@@ -217,13 +220,7 @@ class PayPal:
         return self._token[0]
 
     async def _order(self, ref: str, reference: str | None = None) -> tuple[answers.Order, dict[str, Any]]:
-        """The order of a charge; with ``reference`` for going on with it, when it may have been captured before."""
-        try:
-            answer = await self._call("GET", f"/v2/checkout/orders/{_segment(ref)}")
-        except (sdk.PspUnavailable, sdk.PspMisconfigured) as error:
-            if reference is None:
-                raise  # What is asked for has not been sent.
-            raise sdk.OutcomeUnknown(f"the order could not be read: {error}") from error
+        answer = await self._call("GET", f"/v2/checkout/orders/{_segment(ref)}")
         if answer.status != 200:
             raise sdk.OutcomeUnknown(f"PayPal answered {answer.status} when asked for the order")
         found = sdk.read(answer.body, answers.Order)
@@ -353,7 +350,10 @@ def _released(found: answers.Order, raw: Mapping[str, Any], asked: sdk.Money) ->
     voided = next((one for one in payments.authorizations if one.status == "VOIDED"), None)
     if voided is not None:
         return _void_of(found, voided, raw)
-    if any(one.status not in answers.REFUSED for one in (*payments.authorizations, *payments.captures)):
+    made = (*payments.authorizations, *payments.captures)
+    if strange := [one.status for one in made if one.status not in answers.DOCUMENTED]:
+        raise sdk.OutcomeUnknown(f"PayPal answered with the undocumented status {strange[0]!r}")
+    if any(one.status not in answers.REFUSED for one in made):
         return None
     return sdk.Approved(psp_ref=f"{found.id}/void", amount=asked, raw=answers.kept(raw))
 

@@ -21,6 +21,7 @@ CAPTURED = frozenset({"COMPLETED", "PARTIALLY_REFUNDED", "REFUNDED"})
 AUTHORIZED = frozenset({"CREATED", "CAPTURED", "PARTIALLY_CAPTURED", "VOIDED"})
 HELD = frozenset({"CREATED", "PARTIALLY_CAPTURED", "PENDING"})
 REFUSED = frozenset({"DECLINED", "FAILED", "DENIED", "CANCELLED"})
+DOCUMENTED = CAPTURED | AUTHORIZED | HELD | REFUSED
 _PEOPLE = (
     "payer payee shipping name email_address address billing_address phone phone_number phone_type birth_date tax_info"
 )
