@@ -1,0 +1,25 @@
+"""The conformance kit: proves a plugin without its provider. Needs ``clearspan[testing]``.
+
+``PspConformance`` and ``VaultConformance`` are classes of tests to inherit; ``Description`` judges requests and answers by the
+provider's own description; ``ScriptedServer`` answers, well or badly, over real connections. docs/conformance.md shows how.
+"""
+
+from clearspan.sdk.testing.openapi import CARD, DROP, Correction, Description, Example, nested
+from clearspan.sdk.testing.psp import PspConformance, Said, Script
+from clearspan.sdk.testing.server import FAULTS, Exchange, Request, ScriptedServer
+
+__all__ = [
+    "CARD",
+    "DROP",
+    "FAULTS",
+    "Correction",
+    "Description",
+    "Example",
+    "Exchange",
+    "PspConformance",
+    "Request",
+    "Said",
+    "ScriptedServer",
+    "Script",
+    "nested",
+]
