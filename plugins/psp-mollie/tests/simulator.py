@@ -1,13 +1,17 @@
 """A simulator of Mollie's Payments API v2, in its own process: ``python simulator.py --port 8090``.
 
-Written from Mollie's documentation and the models of its BSD-2 SDK; Mollie's OpenAPI description is CC BY-NC-SA and no part of it is
-here, so that requests are checked by the structs below. What they do not know is a problem (``/_control/problems``) and a 422.
+Written from Mollie's documentation and the models of its BSD-2 SDK; its OpenAPI description is CC BY-NC-SA and no part of
+it is here, so that requests are checked by the structs below. What they do not know is a problem (``/_control/problems``) and
+a 422.
 
 It departs from Mollie where waiting would be all: captures, refunds and releases are done at once unless ``/_control/pace`` says
 otherwise, and a card token may be used again. Card tokens: ``TOKENS``. Besides the control calls that every simulator has:
-``POST /_control/pace {"captures": "pending", "refunds": "pending", "releases": "pending"}`` (given again without: done, and all that
-waited is done), ``POST /_control/payment {"id", "status", "details"}``, ``POST /_control/chargeback {"payment", "value", "reason",
-"reversed"}``, ``POST /_control/settle {"at"}``; ``POST /_control/webhook {"secret"}`` adds signed events to the classic calls.
+
+- ``POST /_control/pace {"captures": "pending", "refunds": "pending", "releases": "pending"}``; what a later one omits is done
+- ``POST /_control/payment {"id", "status", "reason", "bank"}`` moves a payment, as Mollie's test page does
+- ``POST /_control/chargeback {"payment", "value", "reason", "reversed"}``, ``POST /_control/settle {"at"}``
+- ``POST /_control/forget``: no problems so far
+- ``POST /_control/webhook {"secret"}`` adds signed events to the classic calls
 """
 
 from __future__ import annotations
@@ -17,12 +21,13 @@ import asyncio
 import hashlib
 import hmac
 import re
+import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Annotated, Any, Literal
-from urllib.parse import parse_qs, parse_qsl, urlencode
+from urllib.parse import parse_qsl, urlencode
 
 import msgspec
 import uvicorn
@@ -38,9 +43,10 @@ TOKENS: dict[str, str | None] = {
 }
 """Card token -> what its charge meets. The last one's later, recurring charges are refused."""
 DIGITS = {"ISK": 0, "JPY": 0}
-CURRENCIES = set(
-    "AED AUD BRL CAD CHF CZK DKK EUR GBP HKD HUF ILS ISK JPY MXN MYR NOK NZD PHP PLN RON SEK SGD THB TWD USD ZAR".split()  # noqa: SIM905
+_CURRENCIES = (
+    "AED AUD BRL CAD CHF CZK DKK EUR GBP HKD HUF ILS ISK JPY MXN MYR NOK NZD PHP PLN RON SEK SGD THB TWD USD ZAR"
 )
+CURRENCIES = set(_CURRENCIES.split())
 NEEDS_LINES = {"billie", "in3", "klarna", "riverty", "voucher"}
 HOLDS = {"applepay", "creditcard", "googlepay", "mobilepay", "vipps"} | NEEDS_LINES
 MANDATES = {"creditcard": "creditcard", "applepay": "creditcard", "paypal": "paypal"} | dict.fromkeys(
@@ -50,8 +56,8 @@ MANDATES = {"creditcard": "creditcard", "applepay": "creditcard", "paypal": "pay
 Method = Literal[
     "alma", "applepay", "bacs", "bancomatpay", "bancontact", "banktransfer", "belfius", "billie", "billink", "bizum", "blik",
     "creditcard", "directdebit", "eps", "giftcard", "ideal", "in3", "kbc", "klarna", "mbway", "mobilepay", "multibanco", "mybank",
-    "paybybank", "paypal", "paysafecard", "pointofsale", "przelewy24", "riverty", "satispay", "swish", "trustly", "twint", "vipps",
-    "voucher", "wero",
+    "paybybank", "paypal", "paysafecard", "pointofsale", "przelewy24", "riverty", "satispay", "swish", "trustly", "twint",
+    "vipps", "voucher", "wero",
 ]  # fmt: skip
 Address = Annotated[str, Meta(pattern=r"^https?://[^\s/]+(/.*)?$", max_length=2048)]
 Text = Annotated[str, Meta(min_length=1, max_length=255)]
@@ -374,8 +380,8 @@ class Api:
         self.routes: list[tuple[str, Callable[..., Answer]]] = [
             (r"POST /v2/payments", self.create_payment),
             (r"GET /v2/payments", lambda ask: self.listed(ask, "payments", self.book.payments.values())),
-            (rf"GET /v2/payments/{_ONE}", lambda ask, one: Answer(200, self.book.shown(self.book.payment(one)))),
-            (rf"DELETE /v2/payments/{_ONE}", lambda ask, one: Answer(200, self.book.cancel(self.book.payment(one)))),
+            (rf"GET /v2/payments/{_ONE}", lambda _, one: Answer(200, self.book.shown(self.book.payment(one)))),
+            (rf"DELETE /v2/payments/{_ONE}", lambda _, one: Answer(200, self.book.cancel(self.book.payment(one)))),
             (rf"POST /v2/payments/{_ONE}/release-authorization", self.release),
             (rf"POST /v2/payments/{_ONE}/(capture|refund)s", self.create_part),
             (rf"GET /v2/payments/{_ONE}/(captures|refunds|chargebacks)", self.parts_of),
@@ -389,11 +395,10 @@ class Api:
         self.controls: dict[str, Callable[[Any], Any]] = {
             "POST next": lambda said: setattr(self.book, "fault", said["fault"]),
             "POST pace": self.set_pace,
-            "POST payment": lambda said: self.book.move(
-                self.book.payment(said["id"]), said["status"], said.get("reason")
-            ),
+            "POST payment": self.moved,
             "POST chargeback": self.chargeback,
             "POST settle": self.settle,
+            "POST forget": lambda _: self.book.problems.clear(),
             "POST webhook": lambda said: setattr(self.book, "secret", said.get("secret") or ""),
             "GET charges": lambda _: [self.charge(one) for one in self.book.payments.values()],
             "GET webhooks": lambda _: self.book.webhooks,
@@ -498,6 +503,12 @@ class Api:
             if "releases" not in said and self.book.hidden[payment["id"]].pop("releasing", False):
                 self.book.move(payment, "canceled")
 
+    def moved(self, said: dict[str, str]) -> None:
+        payment = self.book.payment(said["id"])
+        if said.get("bank"):
+            payment["details"] = {"bankReasonCode": said["bank"], "consumerAccount": "NL55INGB0000000000"}
+        self.book.move(payment, said["status"], said.get("reason"))
+
     def chargeback(self, said: dict[str, Any]) -> dict[str, Any]:
         payment = self.book.payment(said["payment"])
         old = next((one for one in self.of_kind("chargebacks") if one["paymentId"] == payment["id"]), None)
@@ -518,9 +529,10 @@ class Api:
         """Everything of euros so far, in one settlement with a fee of 0.29 for each payment."""
         lists: dict[str, list[dict[str, Any]]] = {"payments": [], "captures": [], "refunds": [], "chargebacks": []}
         for payment in self.book.payments.values():
-            if payment["status"] == "paid" and payment.get("captureMode") != "manual":
+            whole = payment["status"] == "paid" and payment.get("captureMode") != "manual"
+            if whole and payment["amount"]["currency"] == "EUR":
                 lists["payments"].append(self.book.shown(payment) | {"settlementAmount": payment["amount"]})
-        for one in self.book.parts.values():
+        for one in [part for part in self.book.parts.values() if part["amount"]["currency"] == "EUR"]:
             value = one["amount"]["value"] if one["resource"] == "capture" else f"-{one['amount']['value']}"
             lists[f"{one['resource']}s"].append(one | {"settlementAmount": one["amount"] | {"value": value}})
         total = sum(
@@ -558,12 +570,7 @@ class Api:
                 return _error(Refused(409, "A request with this idempotency key is being processed"))
             return Answer(kept.status, kept.body, kept.headers | {"idempotent-replayed": "true"})
         try:
-            for pattern, handler in self.routes:
-                if found := re.fullmatch(pattern, line):
-                    answer = handler(ask, *found.groups())
-                    break
-            else:
-                raise Refused(404, f"No such resource: {line}", problem=True)
+            answer = self.routed(ask, line)
         except Refused as refused:
             if refused.problem:
                 self.book.problems.append(f"{line}: {refused.detail} ({refused.at})")
@@ -576,6 +583,12 @@ class Api:
                     Answer(answer.status, msgspec.json.decode(msgspec.json.encode(answer.body))),
                 )
         return answer
+
+    def routed(self, ask: Ask, line: str) -> Answer:
+        for pattern, handler in self.routes:
+            if found := re.fullmatch(pattern, line):
+                return handler(ask, *found.groups())
+        raise Refused(404, f"No such resource: {line}", problem=True)
 
     def checkout(self, ask: Ask) -> Answer:
         """The payer's page."""
@@ -608,21 +621,25 @@ class Api:
         if ask.path.startswith("/_control/"):
             said = msgspec.json.decode(body) if body else {}
             told = self.controls[f"{ask.method} {ask.path.removeprefix('/_control/')}"](said)
-            return await _say(send, Answer(200, told if told is not None else {}))
+            answer = Answer(200, told if told is not None else {})
+        else:
+            answer = await self.faulty(ask, receive)
+        await _say(send, answer)
+
+    async def faulty(self, ask: Ask, receive: Callable[[], Awaitable[Any]]) -> Answer:
+        """The answer, unless a fault waits for the next request that moves money."""
         fault = ""
         if MOVES.fullmatch(f"{ask.method} {ask.path}"):
             fault, self.book.fault = self.book.fault, ""
+        broken = _error(Refused(500, "Internal error"))
         if fault == "error_before":
-            return await _say(send, _error(Refused(500, "Internal error")))
-        answer = Answer(500) if fault == "hang_before" else self.answer(ask)
+            return broken
+        answer = broken if fault == "hang_before" else self.answer(ask)
         if fault.startswith("hang"):
             await _gone(receive)
-            return await _say(send, Answer(504))
-        if fault == "error_after":
-            answer = _error(Refused(500, "Internal error"))
         if fault == "garbage_after":
-            answer = Answer(200, "<html>Welcome</html>", {"content-type": "text/html"})
-        await _say(send, answer)
+            return Answer(200, "<html>Welcome</html>", {"content-type": "text/html"})
+        return broken if fault == "error_after" else answer
 
 
 async def _gone(receive: Callable[[], Awaitable[Any]]) -> None:
@@ -680,7 +697,8 @@ def main() -> None:
     class Server(uvicorn.Server):
         async def startup(self, sockets: Any = None) -> None:
             await super().startup(sockets)
-            print(f"ready {url}", flush=True)
+            sys.stdout.write(f"ready {url}\n")
+            sys.stdout.flush()
 
     Server(uvicorn.Config(Api(url), host="127.0.0.1", port=port, log_level="error", access_log=False)).run()
 

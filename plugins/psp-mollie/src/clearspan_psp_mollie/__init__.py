@@ -119,8 +119,9 @@ class Mollie:
             )
         if no := answers.refused(answer, follow_up=True):
             return no
-        after = await self._wire.call("GET", path)
-        return answers.released(after.body, sdk.Pending(psp_ref=f"{request.charge_ref}/void"))
+        if answer.status == 202:  # A release says no more than that it was accepted.
+            answer = await self._wire.call("GET", path)
+        return answers.released(answer.body, sdk.Pending(psp_ref=f"{request.charge_ref}/void"))
 
     async def retrieve(self, request: sdk.RetrieveRequest) -> sdk.Outcome | sdk.NotFound:
         if request.kind in ("authorize", "purchase"):

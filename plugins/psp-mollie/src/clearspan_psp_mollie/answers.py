@@ -230,7 +230,7 @@ def released(raw: Mapping[str, Any], standing: T) -> sdk.Approved | sdk.Declined
     psp_ref, amount = f"{found.id}/void", money(found.amount)
     taken = money(found.amount_captured).amount_minor if found.amount_captured else 0
     rest = sdk.Money(amount.amount_minor - taken, amount.currency)
-    ended = found.status == "paid" and found.capture_mode == "manual" and rest.amount_minor > 0
+    ended = found.status == "paid" and found.amount_captured is not None and rest.amount_minor > 0
     if found.status == "canceled" or ended:
         return sdk.Approved(psp_ref=psp_ref, amount=rest, raw=kept)
     if found.status in ("paid", "expired", "failed"):
