@@ -8,11 +8,11 @@ ARGS ?=
 WORKERS ?= 2
 export PYTHON
 
-.PHONY: help bootstrap run test check fmt lock bench torture clean
+.PHONY: help bootstrap run test test-providers check fmt lock bench torture clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile
 
 bootstrap: ## prepare .venv from requirements.lock
 	@scripts/bootstrap
@@ -22,6 +22,9 @@ run: bootstrap ## start Clearspan with its database, queue, worker and simulator
 
 test: bootstrap ## run the tests
 	@exec $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
+
+test-providers: bootstrap ## let the providers' own SDKs and other independent programs judge the plugins
+	@exec $(BIN)/python -m providers $(ARGS)
 
 check: bootstrap ## format, lint, import contracts, types, generated pages
 	$(BIN)/ruff format --check .
@@ -44,5 +47,5 @@ torture: bootstrap ## break everything and check that no money moved twice; ARGS
 	@exec $(BIN)/python -m tests.torture $(or $(ARGS),all)
 
 clean: ## delete what was built and cached; .clearspan, the local database, stays
-	rm -rf .venv .uv dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .schemathesis
+	rm -rf .venv .venv-providers .venv-providers.lock .uv dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .schemathesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from datetime import UTC, date, datetime
+from collections.abc import Mapping, Sequence
+from datetime import date, datetime
 from typing import Any
 
 import msgspec
 
 import clearspan.sdk as sdk
-from clearspan.sdk.testing import Description, Exchange, PspConformance, Script
+from clearspan.sdk.testing import NOW, Delivery, Description, Exchange, PspConformance, Script
 from clearspan_psp_sandbox import SandboxPsp, bank, signatures
 from clearspan_psp_sandbox.refusals import REFUSALS
 
@@ -110,3 +110,36 @@ class TestSandboxPsp(PspConformance):
 
     def config(self, url: str) -> Mapping[str, Any]:
         return {"api_key": "sk_sandbox_conformance", "url": url, "webhook_secret": SECRET}
+
+    webhook_secret = SECRET
+    foreign_secret = "whsec_conformance_2"
+    webhook_body = msgspec.json.encode(
+        {
+            "id": "evt_1",
+            "type": "charge.succeeded",
+            "account": "conformance",
+            "created": int(NOW.timestamp()),
+            "sequence": 1,
+            "data": {
+                **operation(capture=True),
+                "status": "succeeded",
+                "reference": "op_1",
+                "amount": 12347,
+                "currency": "EUR",
+            },
+        }
+    )
+
+    webhooks = [
+        Delivery(
+            webhook_body,
+            {"sandbox-signature": signatures.sign(webhook_body, [SECRET], NOW.timestamp())},
+            news=[sdk.OperationNews],
+        )
+    ]
+
+    def sign(self, body: bytes, *, secret: str, at: datetime) -> Delivery:
+        return Delivery(body, {"Sandbox-Signature": signatures.sign(body, [secret], at.timestamp())})
+
+    def sign_twice(self, body: bytes, *, secrets: Sequence[str], at: datetime) -> Delivery:
+        return Delivery(body, {"Sandbox-Signature": signatures.sign(body, secrets, at.timestamp())})

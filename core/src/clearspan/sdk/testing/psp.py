@@ -29,7 +29,7 @@ import json
 import logging
 import re
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any, ClassVar, TypeVar
 from urllib.parse import quote, quote_plus
 
@@ -40,7 +40,6 @@ import pytest
 import clearspan.sdk as sdk
 from clearspan.sdk.testing.openapi import Description
 from clearspan.sdk.testing.server import (
-    ENDLESS,
     FAULTS,
     RETRY_AFTER_S,
     VAULT_MARK,
@@ -49,9 +48,9 @@ from clearspan.sdk.testing.server import (
     ScriptedServer,
     strange_answer,
 )
+from clearspan.sdk.testing.webhooks import NOW, UNREADABLE, Delivery, SignedWebhooks
 
 T = TypeVar("T")
-NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 REFERENCE = "op_01kaqz3v9wexxstm8dq04s2b71"
 OTHER_REFERENCE = "op_01kaqz3v9wexxstm8dq04s2b72"
 CARD_TOKEN = "tok_conformance"  # noqa: S105  (no secret)
@@ -309,7 +308,7 @@ def run(work: Coroutine[Any, Any, T]) -> T:
         loop.close()
 
 
-class PspConformance:
+class PspConformance(SignedWebhooks):
     """Inherit it in a plugin's tests, as ``Test...``, and declare what is true of the PSP.
 
     Attributes:
@@ -328,6 +327,9 @@ class PspConformance:
         return_params: what the payer brings back after an action.
         unreferenced: verbs whose requests cannot carry our reference.
         unkeyed: verbs whose requests carry no idempotency key.
+        hosts: where test and live mode go when the settings name no address (``url`` empty).
+
+    About messages see ``SignedWebhooks``.
     """
 
     adapter: ClassVar[type[Any]]
@@ -346,6 +348,8 @@ class PspConformance:
     return_params: ClassVar[Mapping[str, str]] = {}
     unreferenced: ClassVar[frozenset[str]] = frozenset({"continue_intent"})
     unkeyed: ClassVar[frozenset[str]] = frozenset({"continue_intent"})
+
+    hosts: ClassVar[tuple[str, str] | None] = None
 
     # What a plugin says.
 
@@ -516,36 +520,35 @@ class PspConformance:
             if isinstance(play.outcome, sdk.Approved):
                 assert play.outcome.amount == money, f"{name}: {play.told()}"
 
-    def test_another_amount_is_never_believed(self, success: str) -> None:
-        if not self._speaks(success, "<amount>"):
-            assert not self.scenarios[success].speaks_of_amount, (
-                "the last answer holds no <amount>: put it where the PSP says the amount, or say speaks_of_amount=False"
-            )
-            return
-        asked = self._asked_money(success)
+    def test_answers_say_what_they_are_about(self) -> None:
+        silent = [name for name in self._successes() if not self._speaks(name, "<amount>")]
+        silent = [name for name in silent if self.scenarios[name].speaks_of_amount]
+        assert not silent, (
+            f"{', '.join(silent)}: the last answer holds no <amount>: put it where the PSP says the amount; where it says none:"
+            " speaks_of_amount=False"
+        )
+
+    def test_another_amount_is_never_believed(self, speaks_of_amount: str) -> None:
+        asked = self._asked_money(speaks_of_amount)
         said = sdk.Money(asked.amount_minor + 100, asked.currency)
-        play = self.play(success, direct=True, said_money=said)
+        play = self.play(speaks_of_amount, direct=True, said_money=said)
         if isinstance(play.outcome, sdk.Approved):
             assert play.outcome.amount == said, f"the PSP said {said}: {play.told()}"
         else:
             assert isinstance(play.error, sdk.OutcomeUnknown) or isinstance(play.outcome, sdk.Pending), play.told()
 
-    def test_another_currency_is_never_believed(self, success: str) -> None:
-        if not self._speaks(success, "<currency>"):
-            return
-        asked = self._asked_money(success)
+    def test_another_currency_is_never_believed(self, speaks_of_currency: str) -> None:
+        asked = self._asked_money(speaks_of_currency)
         other = next(one for one in ("USD", "GBP", "EUR") if one != asked.currency)
         said = sdk.Money(asked.amount_minor, other)
-        play = self.play(success, direct=True, said_money=said)
+        play = self.play(speaks_of_currency, direct=True, said_money=said)
         if isinstance(play.outcome, sdk.Approved):
             assert play.outcome.amount.currency == other, f"the PSP said {said}: {play.told()}"
         else:
             assert isinstance(play.error, sdk.OutcomeUnknown) or isinstance(play.outcome, sdk.Pending), play.told()
 
-    def test_another_operations_answer_is_never_believed(self, success: str) -> None:
-        if not self._speaks(success, "<reference>"):
-            return
-        play = self.play(success, direct=True, said_reference=OTHER_REFERENCE)
+    def test_another_operations_answer_is_never_believed(self, speaks_of_reference: str) -> None:
+        play = self.play(speaks_of_reference, direct=True, said_reference=OTHER_REFERENCE)
         assert isinstance(play.error, sdk.OutcomeUnknown) or isinstance(play.outcome, sdk.NotFound), play.told()
 
     def test_an_undocumented_status_is_unknown(self, scenario: str) -> None:
@@ -590,11 +593,12 @@ class PspConformance:
         exchange = self.scenarios[scenario].exchanges[at]
         self._judge_fault(play, fault, prepares=exchange.prepares, reads=self._verb(scenario) == "retrieve")
 
-    def test_a_fault_before_the_request_proper_charges_nobody(self, fault: str) -> None:
+    def test_a_fault_before_the_request_proper_charges_nobody(self) -> None:
         for at in range(len(self.prelude)):
-            play = self.play(self._first(), fault=fault, prelude_at=at)
-            self._judge_fault(play, fault, prepares=True, reads=False)
-            assert not play.moving, play.told()
+            for fault in FAULTS:
+                play = self.play(self._first(), fault=fault, prelude_at=at)
+                self._judge_fault(play, fault, prepares=True, reads=False)
+                assert not play.moving, f"{fault}: {play.told()}"
 
     def test_a_refused_connection_is_not_sent(self, verb: str) -> None:
         play = self.play(self._of_verb(verb), url="http://127.0.0.1:1")
@@ -610,7 +614,173 @@ class PspConformance:
             play = self.play(name, fault="hang", at=at, cancel=True)
             assert isinstance(play.error, asyncio.CancelledError), play.told()
 
+    def test_a_published_message_is_believed(self, delivery: Delivery) -> None:
+        play = run(self._receive(delivery))
+        assert play.error is None, play.told()
+        if delivery.news is not None:
+            assert [type(one.news) for one in play.outcome] == list(delivery.news), play.told()
+        if self.adapter.facts.webhook.signature == "none":
+            wrong = [one.news for one in play.outcome if not isinstance(one.news, sdk.Hint | None)]
+            assert not wrong, f"an unsigned message may only hint: {wrong}"
+
+    def test_a_signed_message_is_believed_whenever_it_comes(self) -> None:
+        if self.adapter.facts.webhook.signature == "none":
+            return
+        assert self.message(), "declare webhook_body, or messages in webhooks"
+        signed = self.sign(self.message(), secret=self.webhook_secret, at=NOW)
+        first, again = run(self._receive(signed)), run(self._receive(signed))
+        assert first.error is None, first.told()
+        assert first.outcome, "the message says nothing"
+        assert first.outcome == again.outcome, "the same message twice says two things"
+        if self.adapter.facts.webhook.id_field:
+            assert all(one.event_id for one in first.outcome), "the facts name an id_field and the event has no id"
+
+    def test_a_forged_message_is_refused(self) -> None:
+        if self.adapter.facts.webhook.signature == "none":
+            return
+        for what, delivery in self.forged():
+            play = run(self._receive(delivery))
+            assert isinstance(play.error, sdk.WebhookRejected), f"{what}: {play.told()}"
+
+    def test_another_accounts_message_is_refused(self) -> None:
+        if self.adapter.facts.webhook.signature == "none":
+            return
+        signed = self.sign(self.message(), secret=self.webhook_secret, at=NOW)
+        play = run(self._receive(signed, foreign=True))
+        assert isinstance(play.error, sdk.WebhookRejected), play.told()
+
+    def test_one_good_signature_of_two_is_enough(self) -> None:
+        for secrets in ((self.webhook_secret, self.foreign_secret), (self.foreign_secret, self.webhook_secret)):
+            twice = self.sign_twice(self.message(), secrets=secrets, at=NOW)
+            if twice is not None:
+                play = run(self._receive(twice))
+                assert play.error is None, play.told()
+        neither = self.sign_twice(self.message(), secrets=("wrong_secret", self.foreign_secret), at=NOW)
+        if neither is not None:
+            assert isinstance(run(self._receive(neither)).error, sdk.WebhookRejected)
+
+    def test_a_signed_message_that_is_none_is_no_bug(self) -> None:
+        if self.adapter.facts.webhook.signature == "none":
+            bodies = [Delivery(body) for body in UNREADABLE]
+        else:
+            bodies = [self.sign(body, secret=self.webhook_secret, at=NOW) for body in UNREADABLE]
+        for delivery in bodies:
+            play = run(self._receive(delivery))
+            known = isinstance(play.error, sdk.WebhookRejected | sdk.OutcomeUnknown)
+            assert play.error is None or known, f"{delivery.body[:60]!r}: {play.told()}"
+            if play.error is None:
+                assert not any(isinstance(one.news, sdk.OperationNews | sdk.DisputeNews) for one in play.outcome)
+
+    def test_nothing_secret_gets_out(self, scenario: str) -> None:
+        script = self.scenarios[scenario]
+        plays = [self.play(scenario, direct=True)]
+        for at, exchange in enumerate(script.exchanges):
+            for fault in FAULTS:
+                if fault not in ("huge_body", "gzip_bomb") and (answer := strange_answer(fault, exchange)) is not None:
+                    plays.append(self.play(scenario, direct=True, replace={at: answer}))
+            for status in (400, 404, 422):
+                odd = Exchange(status, {"error": {"code": UNHEARD_OF, "message": "no"}, "message": "no", "errors": []})
+                plays.append(self.play(scenario, direct=True, replace={at: odd}))
+        hidden = set(self._secrets()) | set(PLACEHOLDERS.values())
+        for play in plays:
+            hidden |= {word for one in play.sent for word in one.headers.get("authorization", "").split()[1:]}
+        hidden = {word for word in hidden if len(word) >= 6}
+        for play in plays:
+            for where, text in _texts(play):
+                found = [word for word in hidden if word in text]
+                assert not found, (
+                    f"{where} shows {[word[:4] + '…' for word in found]}: {text[:300].replace(found[0], '…')}"
+                )
+
+    def test_documented_answers_are_no_bug(self, scenario: str) -> None:
+        if self.description is None:
+            return
+        play = self.play(scenario, direct=True)
+        asked = play.moving[-1] if play.moving else play.sent[-1]
+        place = self.description.operation(asked.method, asked.target)
+        last = len(self.scenarios[scenario].exchanges) - 1
+        for one in self.description.examples():
+            if (one.method, one.path) == (asked.method, place) and one.status and one.status.isdigit():
+                met = self.play(scenario, direct=True, replace={last: Exchange(int(one.status), one.value)})
+                assert met.error is None or isinstance(met.error, sdk.PspError), f"{one.name}: {met.told()}"
+
+    def test_a_strange_field_is_no_bug_and_no_lie(self, success: str) -> None:
+        exchanges = self.scenarios[success].exchanges
+        last = len(exchanges) - 1
+        sent = self.play(success, direct=True).sent[-1].answered
+        assert sent is not None
+        if not isinstance(sent.body, Mapping):
+            return
+        template = exchanges[last].body
+        amounts = _text_of(exchanges[last]).count("<amount>")
+        for path, value in list(_paths(sent.body))[:60]:
+            for strange in _STRANGE:
+                if type(strange) is type(value):
+                    continue
+                body = _with(sent.body, path, strange)
+                play = self.play(success, direct=True, replace={last: Exchange(sent.status, body, path=sent.path)})
+                told = f"{'/'.join(map(str, path))} = {strange!r}: {play.told()}"
+                assert play.error is None or isinstance(play.error, sdk.PspError), told
+                assert not isinstance(play.outcome, sdk.Declined), told
+                if isinstance(play.outcome, sdk.Approved):
+                    assert type(play.outcome.amount.amount_minor) is int, told
+                    assert isinstance(play.outcome.psp_ref, str), told
+                    assert play.outcome.psp_ref, told
+                    if not callable(template) and amounts == 1 and _got(template, path) == "<amount>":
+                        assert play.outcome.amount != play.request.amount, f"nothing said the amount; {told}"
+
+    def test_test_and_live_mode_go_to_their_hosts(self) -> None:
+        if self.hosts is None:
+            return
+        found = []
+        for live in (False, True):
+            server = ScriptedServer()
+            http = httpx.AsyncClient(transport=_Direct(server, vault=False))
+            context = sdk.PspContext(http=http, vault_http=http, live=live, now=lambda: NOW)
+            name = self._first()
+            adapter = self.adapter(self._settings(""), context)
+            request = self._request(name, self._asked_money(name), "k")
+
+            async def ask(adapter: Any = adapter, request: Any = request) -> None:
+                with contextlib.suppress(sdk.PspError):
+                    await adapter.create_intent(request)
+
+            run(ask())
+            found.append("https://" + server.requests[0].headers["host"])
+        assert tuple(found) == tuple(self.hosts)
+
     # How they are run.
+
+    async def _receive(self, delivery: Delivery, *, foreign: bool = False) -> Play:
+        """Hand a message to the adapter, or to another account's."""
+        server = ScriptedServer()
+        url = "http://127.0.0.1:9"
+        asked = [*self.prelude, *self.webhook_exchanges]
+        asked = [dataclasses.replace(one, repeats=True) for one in asked]
+        server.load([*asked, *delivery.exchanges])
+        play = Play(delivery)
+        config = self.foreign_config(url) if foreign else self.config(url)
+        settings = msgspec.convert({**config, **delivery.config}, self.adapter.config_type)
+        async with httpx.AsyncClient(transport=_Direct(server, vault=False)) as http:
+            context = sdk.PspContext(http=http, vault_http=http, live=False, now=lambda: delivery.at)
+            with _logged(play.logged):
+                try:
+                    play.outcome = await self.adapter(settings, context).verify_webhook(delivery.told(url))
+                except Exception as error:  # noqa: BLE001  (whatever it is, it is judged)
+                    play.error = error
+        play.sent = server.requests
+        return play
+
+    def foreign_config(self, url: str) -> Mapping[str, Any]:
+        """The settings of another account, whose messages are signed with ``foreign_secret``."""
+        return {
+            name: self.foreign_secret if value == self.webhook_secret else value
+            for name, value in self.config(url).items()
+        }
+
+    def _secrets(self) -> list[str]:
+        secret = {one.name for one in sdk.form_fields(self.adapter.config_type) if one.type == "secret"}
+        return [str(value) for name, value in self.config("http://127.0.0.1:9").items() if name in secret and value]
 
     def demanded(self) -> list[str]:
         """The scenarios that the facts ask for."""
@@ -882,6 +1052,9 @@ class PspConformance:
             url=url,
         )
 
+    def _successes(self) -> list[str]:
+        return [name for name in self.scenarios if sdk.Approved in self._expected(name)]
+
     def _speaks(self, scenario: str, word: str) -> bool:
         exchanges = self.scenarios[scenario].exchanges
         return word in _text_of(exchanges[-1])
@@ -905,7 +1078,7 @@ class PspConformance:
         verbs = [verb for verb in VERBS if verb in by_verb]
         keyed = [name for name in self.scenarios if name in SCENARIOS and self._verb(name) != "retrieve"]
         keyed = [name for name in keyed if not name.endswith("declined")]
-        success = [name for name in self.scenarios if sdk.Approved in self._expected(name)]
+        success = self._successes()
         faulty = [
             (self._of_verb(verb), at)
             for verb in verbs
@@ -915,10 +1088,15 @@ class PspConformance:
             "scenario": list(self.scenarios),
             "keyed": keyed,
             "success": success,
+            "speaks_of_amount": [name for name in success if self._speaks(name, "<amount>")],
+            "speaks_of_currency": [name for name in success if self._speaks(name, "<currency>")],
+            "speaks_of_reference": [name for name in success if self._speaks(name, "<reference>")],
             "verb": verbs,
             "fault": list(FAULTS),
             "currency": [one for one in self.currencies if not facts.currencies or one in facts.currencies],
         }
+        if "delivery" in metafunc.fixturenames:
+            metafunc.parametrize("delivery", self.webhooks, ids=[f"message{at}" for at in range(len(self.webhooks))])
         for name, ones in values.items():
             if name in metafunc.fixturenames:
                 metafunc.parametrize(name, ones)
@@ -945,6 +1123,44 @@ def _text_of(exchange: Exchange) -> str:
         body = body(Said(**marks, **refs, status=lambda word: f"<status:{word}>", code=lambda word: f"<code:{word}>"))  # type: ignore[arg-type]
     text = body.decode() if isinstance(body, bytes) else body if isinstance(body, str) else json.dumps(body)
     return text + json.dumps(dict(exchange.headers))
+
+
+_STRANGE: tuple[Any, ...] = (None, 5, "strange", [], {}, ["strange"], True)
+
+
+def _paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    """Every place in a structure, with what is there."""
+    inner = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    for name, one in inner:
+        yield (*path, name), one
+        yield from _paths(one, (*path, name))
+
+
+def _got(value: Any, path: tuple[Any, ...]) -> Any:
+    for name in path:
+        value = value[name]
+    return value
+
+
+def _with(value: Any, path: tuple[Any, ...], strange: Any) -> Any:
+    """The structure with something else in one place."""
+    if not path:
+        return strange
+    copied = dict(value) if isinstance(value, Mapping) else list(value)
+    copied[path[0]] = _with(value[path[0]], path[1:], strange)
+    return copied
+
+
+def _texts(play: Play) -> Iterator[tuple[str, str]]:
+    """All that operators, logs and the database get to see of a run."""
+    yield from (("a log line", line) for line in play.logged)
+    yield "repr(adapter)", repr(play.adapter)
+    error = play.error
+    while error is not None:
+        yield "the error", f"{error} {error!r}"
+        error = error.__cause__ or error.__context__
+    if play.outcome is not None:
+        yield "the outcome", repr(play.outcome)
 
 
 def _sent(request: Request) -> dict[str, Any]:
@@ -988,7 +1204,6 @@ def _holds(requests: Sequence[Request], wanted: Any) -> bool:
 
 __all__ = [
     "CARD_TOKEN",
-    "ENDLESS",
     "MERCHANT",
     "NOW",
     "OTHER_REFERENCE",

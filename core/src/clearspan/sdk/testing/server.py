@@ -150,8 +150,6 @@ FAULTS: dict[str, str] = {
     "forbidden": "403",
 }
 """Fault -> what it is, with the class it belongs to."""
-ENDLESS = frozenset({"hang", "slow_drip"})
-"""Faults that end only when the caller gives up."""
 
 
 class ScriptedServer:
