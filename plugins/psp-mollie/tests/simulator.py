@@ -10,7 +10,7 @@ otherwise, and a card token may be used again. Card tokens: ``TOKENS``. Besides 
 - ``POST /_control/pace {"captures": "pending", "refunds": "pending", "releases": "pending"}``; what a later one omits is done
 - ``POST /_control/payment {"id", "status", "reason", "bank"}`` moves a payment, as Mollie's test page does
 - ``POST /_control/chargeback {"payment", "value", "reason", "reversed"}``, ``POST /_control/settle {"at"}``
-- ``POST /_control/forget``: no problems so far
+- ``POST /_control/forget``: no problems so far; ``GET /_control/requests``: the bodies so far
 - ``POST /_control/webhook {"secret"}`` adds signed events to the classic calls
 """
 
@@ -138,6 +138,7 @@ class Book:
         self.hidden: dict[str, dict[str, Any]] = {}
         self.keys: dict[str, tuple[str, Answer | None]] = {}
         self.problems: list[str] = []
+        self.requests: list[dict[str, Any]] = []
         self.webhooks: list[dict[str, Any]] = []
         self.pace: dict[str, str] = {}
         self.secret = ""
@@ -402,26 +403,28 @@ class Api:
             "POST webhook": lambda said: setattr(self.book, "secret", said.get("secret") or ""),
             "GET charges": lambda _: [self.charge(one) for one in self.book.payments.values()],
             "GET webhooks": lambda _: self.book.webhooks,
+            "GET requests": lambda _: self.book.requests,
             "GET problems": lambda _: self.book.problems,
         }
 
     # -- Mollie's -------------------------------------------------------------------------------------------------
 
     def create_payment(self, ask: Ask) -> Answer:
-        return Answer(201, self.book.create(_read(ask, PaymentIn)))
+        return Answer(201, self.book.create(_read(ask, PaymentIn, self.book)))
 
     def create_part(self, ask: Ask, identity: str, kind: str) -> Answer:
-        return Answer(201, self.book.part(self.book.payment(identity), kind, _read(ask, PartIn)))
+        return Answer(201, self.book.part(self.book.payment(identity), kind, _read(ask, PartIn, self.book)))
 
     def create_customer(self, ask: Ask) -> Answer:
-        asked = _read(ask, CustomerIn)
+        asked = _read(ask, CustomerIn, self.book)
         one = self.book.new("customer", "cst", name=None, email=None, locale=None, metadata=asked.metadata or None)
         links = {name: self.book.link(f"/v2/customers/{one['id']}") for name in ("self", "dashboard", "documentation")}
         self.book.customers[one["id"]] = one | {"_links": links}
         return Answer(201, self.book.customers[one["id"]])
 
     def release(self, ask: Ask, identity: str) -> Answer:
-        _read(ask, Nothing)
+        if ask.body:
+            _read(ask, Nothing, self.book)
         self.book.release(self.book.payment(identity))
         return Answer(202)
 
@@ -652,10 +655,11 @@ async def _gone(receive: Callable[[], Awaitable[Any]]) -> None:
         pass
 
 
-def _read(ask: Ask, kind: type[Any]) -> Any:
+def _read(ask: Ask, kind: type[Any], book: Book) -> Any:
     """A body as documented."""
     if ask.headers.get("content-type", "").partition(";")[0] != "application/json":
         raise Refused(415, "The body is to be JSON", problem=True)
+    book.requests.append({"line": f"{ask.method} {ask.path}", "body": msgspec.json.decode(ask.body)})
     try:
         return msgspec.json.decode(ask.body, type=kind)
     except msgspec.ValidationError as error:
