@@ -544,7 +544,7 @@ class Api:
         fee = Decimal("0.29") * (len(lists["payments"]) + len(lists["captures"]))
         one = self.book.new("settlement", "stl", reference="1234567.2611.01", status="paidout", settledAt=said["at"])
         cost = {"description": "Credit card", "method": "creditcard", "count": 1, "rate": {}, "amountVat": None}
-        cost |= {name: {"currency": "EUR", "value": f"{fee:.2f}"} for name in ("amountNet", "amountGross")}
+        cost |= {name: {"currency": "EUR", "value": f"{fee:.4f}"} for name in ("amountNet", "amountGross")}
         one |= {"amount": {"currency": "EUR", "value": f"{total - fee:.2f}"}, "balanceId": "bal_gVMhHKqSSRYJyPsuoPNFH"}
         one |= {
             "periods": {"2026": {"11": {"costs": [cost], "revenue": []}}},

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import clearspan.sdk as sdk
-from clearspan_psp_mollie import answers
+from clearspan_psp_mollie import answers, settlements
 
 if TYPE_CHECKING:
     from conftest import World
@@ -90,3 +90,25 @@ async def test_settlements_need_an_organization_token(world: World) -> None:
 def test_an_amount_that_is_none_is_unknown(amount: answers.Amount) -> None:
     with pytest.raises(sdk.OutcomeUnknown):
         answers.money(amount)
+
+
+@pytest.mark.parametrize(
+    ("values", "minor"), [(["2.5410"], -254), (["2.5410", "0.0040"], -255), ([], None), (["0.0049"], None)]
+)
+def test_fees_of_hundredths_of_a_cent_are_rounded_once(values: list[str], minor: int | None) -> None:
+    costs = [{"description": "Cards", "amountGross": {"currency": "EUR", "value": value}} for value in values]
+    raw = {"id": "stl_1", "amount": {"currency": "EUR", "value": "1.00"}, "periods": {"2026": {"11": {"costs": costs}}}}
+    lines = settlements.totals(sdk.read(raw, settlements.Settlement), datetime.now(UTC))
+    assert [line.fee.amount_minor for line in lines if line.kind == "fee"] == ([] if minor is None else [minor])
+
+
+@pytest.mark.parametrize("value", ["", "NaN", "Infinity", "1,00", "one"])
+def test_a_fee_that_is_no_amount_is_unknown(value: str) -> None:
+    cost = {"description": "Cards", "amountGross": {"currency": "EUR", "value": value}}
+    raw = {
+        "id": "stl_1",
+        "amount": {"currency": "EUR", "value": "1.00"},
+        "periods": {"2026": {"11": {"costs": [cost]}}},
+    }
+    with pytest.raises(sdk.OutcomeUnknown):
+        settlements.totals(sdk.read(raw, settlements.Settlement), datetime.now(UTC))

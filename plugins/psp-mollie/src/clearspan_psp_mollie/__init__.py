@@ -101,7 +101,7 @@ class Mollie:
         return await self._part(request, "captures", None)
 
     async def refund(self, request: sdk.RefundRequest) -> sdk.Outcome:
-        return await self._part(request, "refunds", request.reason)
+        return await self._part(request, "refunds", request.reason or request.operation_id)
 
     async def cancel(self, request: sdk.CancelRequest) -> sdk.Outcome:
         path = _payment(request.charge_ref)
@@ -252,7 +252,7 @@ def _charge_body(request: sdk.ChargeRequest) -> dict[str, Any]:
             customer, mandate = answers.stored_parts(token)
             body |= {"customerId": customer, "mandateId": mandate}
             if not request.customer_present:
-                return body | {"sequenceType": "recurring", "redirectUrl": None}
+                return body | {"sequenceType": "recurring"}  # the one kind that needs no return_url
             # Present, he confirms on Mollie's page: a recurring charge would tell his bank that he is not.
         case sdk.TokenSource(token=token):
             body |= {"method": "creditcard", "cardToken": token}

@@ -1,7 +1,7 @@
 """Settlements: what Mollie paid out, line by line.
 
 Mollie tells amounts per payment, capture, refund and chargeback (``settlementAmount``, in the settlement's currency, negative for
-what is taken), but its fees only per month and kind of cost (``periods``), so that those are lines of their own. What Mollie does
+what is taken), but its fees only per month and kind of cost (``periods``), so that those are one line. What Mollie does
 not settle itself (PayPal, gift cards) has no ``settlementAmount`` and no line. Only organization tokens may read this, and test
 mode has no settlements. Source: https://docs.mollie.com/reference/settlements-api (2026-11-23), models of mollie-api-py 1.10.20.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
+from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 
 import msgspec
@@ -84,27 +85,31 @@ def totals(found: Settlement, at: datetime) -> list[sdk.SettlementLine]:
     Raises:
         OutcomeUnknown: an amount is none.
     """
-    periods = found.periods if isinstance(found.periods, dict) else {}  # an empty one comes as a list
-    fees = [
-        _taken(sdk.SettlementKind.FEE, f"{year}-{month}/{index}", cost.amount_gross, found.id, at, cost.description)
-        for year, months in periods.items()
-        for month, period in months.items()
-        for index, cost in enumerate(period.costs)
-    ]
-    return [*fees, _taken(sdk.SettlementKind.PAYOUT, "payout", found.amount, found.id, at, "payout")]
+    # An empty ``periods`` comes as a list.
+    years = found.periods.values() if isinstance(found.periods, dict) else ()
+    costs = [cost for months in years for period in months.values() for cost in period.costs]
+    told = {"costs": [f"{cost.description}: {cost.amount_gross.value}" for cost in costs]}
+    payout = _taken(sdk.SettlementKind.PAYOUT, found.id, money(found.amount), at, {})
+    fees = _fees(costs, found.amount.currency)
+    return [_taken(sdk.SettlementKind.FEE, found.id, fees, at, told), payout] if fees.amount_minor else [payout]
 
 
-def _taken(kind: sdk.SettlementKind, ref: str, told: Amount, batch: str, at: datetime, what: str) -> sdk.SettlementLine:
-    amount = money(told)
+def _fees(costs: list[_Cost], currency: str) -> sdk.Money:
+    """All of a settlement in one: Mollie tells them in hundredths of a cent, and rounds the sum (how is not confirmed)."""
+    try:
+        exact = sum((Decimal(cost.amount_gross.value) for cost in costs), Decimal(0))
+        units = exact.scaleb(sdk.exponent(currency)).quantize(Decimal(1), ROUND_HALF_UP)
+        return sdk.Money(int(units), currency)
+    except (ArithmeticError, ValueError) as error:
+        raise sdk.OutcomeUnknown("a cost of the settlement is no amount") from error
+
+
+def _taken(
+    kind: sdk.SettlementKind, batch: str, amount: sdk.Money, at: datetime, raw: dict[str, Any]
+) -> sdk.SettlementLine:
     nothing, taken = sdk.Money(0, amount.currency), sdk.Money(-amount.amount_minor, amount.currency)
     gross, fee = (nothing, taken) if kind is sdk.SettlementKind.FEE else (taken, nothing)
+    ref = f"{batch}/{kind.value}"
     return sdk.SettlementLine(
-        kind=kind,
-        line_ref=f"{batch}/{ref}",
-        gross=gross,
-        fee=fee,
-        net=taken,
-        batch=batch,
-        booked_at=at,
-        raw={"description": what},
+        kind=kind, line_ref=ref, gross=gross, fee=fee, net=taken, batch=batch, booked_at=at, raw=raw
     )
