@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import msgspec
 
 import clearspan.sdk as sdk
-from clearspan.sdk.testing import Exchange, PspConformance, Request, Script
+from clearspan.sdk.testing import Delivery, Exchange, PspConformance, Request, Script
 from clearspan_psp_mollie import Mollie
 from clearspan_psp_mollie.refusals import CARD
 
@@ -79,6 +82,31 @@ DECLINED = payment("failed", details={"failureReason": "<code:insufficient_funds
 FIRST = payment(sequenceType="first", customerId="cst_conformance", mandateId="mdt_conformance")
 CUSTOMER = Exchange(201, {"resource": "customer", "id": "cst_conformance", "_links": {}}, prepares=True)
 
+EVENT = msgspec.json.encode(
+    {
+        "resource": "event",
+        "id": "event_1",
+        "type": "payment.paid",
+        "entityId": PAYMENT,
+        "createdAt": "2026-11-23T12:00:00Z",
+    }
+)
+CHARGEBACK = {
+    "resource": "chargeback",
+    "id": "chb_1",
+    "amount": {"currency": "EUR", "value": "1.00"},
+    "paymentId": PAYMENT,
+}
+CHARGED_BACK = msgspec.json.encode(
+    {"resource": "event", "id": "event_2", "type": "chargeback.received", "entityId": "chb_1"}
+    | {"_embedded": {"entity": CHARGEBACK | {"createdAt": "2026-11-23T12:00:00+00:00"}}}
+)
+
+
+def signature(body: bytes, secret: str) -> str:
+    """Source: https://docs.mollie.com/reference/webhooks-best-practices"""
+    return "sha256=" + hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
+
 
 class TestMollie(PspConformance):
     adapter = Mollie
@@ -130,6 +158,23 @@ class TestMollie(PspConformance):
             "webhook_secret": "conformance_secret_of_events",
             "url": url,
         }
+
+    webhook_secret = "conformance_secret_of_events"
+    foreign_secret = "another_secret_of_events"
+    webhook_body = EVENT
+    signs_time = False  # Mollie signs the body and nothing else.
+    webhooks = (
+        Delivery(b"id=tr_conformance", {"Content-Type": "application/x-www-form-urlencoded"}, news=[sdk.Hint]),
+        Delivery(EVENT, {"X-Mollie-Signature": signature(EVENT, webhook_secret)}, news=[sdk.Hint]),
+        Delivery(CHARGED_BACK, {"X-Mollie-Signature": signature(CHARGED_BACK, webhook_secret)}, news=[sdk.DisputeNews]),
+    )
+
+    def sign(self, body: bytes, *, secret: str, at: datetime) -> Delivery:  # noqa: ARG002
+        return Delivery(body, {"X-Mollie-Signature": signature(body, secret)})
+
+    def sign_twice(self, body: bytes, *, secrets: Sequence[str], at: datetime) -> Delivery:  # noqa: ARG002
+        both = ", ".join(signature(body, secret) for secret in secrets)
+        return Delivery(body, {"X-Mollie-Signature": both})
 
     def amount_as_sent(self, money: sdk.Money) -> dict[str, str] | None:
         if money.currency not in Mollie.facts.currencies:
