@@ -26,11 +26,10 @@ import contextlib
 import dataclasses
 import inspect
 import json
-import logging
 import re
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 from urllib.parse import quote, quote_plus
 
 import httpx
@@ -42,15 +41,14 @@ from clearspan.sdk.testing.openapi import Description
 from clearspan.sdk.testing.server import (
     FAULTS,
     RETRY_AFTER_S,
-    VAULT_MARK,
     Exchange,
     Request,
     ScriptedServer,
     strange_answer,
 )
+from clearspan.sdk.testing.transport import Direct, Patient, awaited, logged, run
 from clearspan.sdk.testing.webhooks import NOW, UNREADABLE, Delivery, SignedWebhooks
 
-T = TypeVar("T")
 REFERENCE = "op_01kaqz3v9wexxstm8dq04s2b71"
 OTHER_REFERENCE = "op_01kaqz3v9wexxstm8dq04s2b72"
 CARD_TOKEN = "tok_conformance"  # noqa: S105  (no secret)
@@ -222,90 +220,6 @@ class Play:
         """For a failed assertion."""
         said = repr(self.outcome) if self.error is None else f"{type(self.error).__name__}: {self.error}"
         return said[:600] + "".join(f"\n  sent {one.method} {one.target}" for one in self.sent)
-
-
-class _Transport(httpx.AsyncBaseTransport):
-    """Real connections; a request for the vault is marked, and an endless silence ends at once as a read timeout."""
-
-    def __init__(self, *, vault: bool, stuck: asyncio.Event | None = None) -> None:
-        self._inner = httpx.AsyncHTTPTransport(verify=False, trust_env=False)  # noqa: S501  (this machine only)
-        self._vault, self._stuck = vault, stuck
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        _mark(request, vault=self._vault)
-        if self._stuck is None:
-            return await self._inner.handle_async_request(request)
-        answer = asyncio.ensure_future(self._inner.handle_async_request(request))
-        silence = asyncio.ensure_future(self._stuck.wait())
-        try:
-            await asyncio.wait({answer, silence}, return_when=asyncio.FIRST_COMPLETED)
-            if not answer.done():
-                raise httpx.ReadTimeout("no answer in time", request=request)
-            return answer.result()
-        finally:
-            silence.cancel()
-            if not answer.done():
-                answer.cancel()
-                await asyncio.wait({answer})
-
-    async def aclose(self) -> None:
-        await self._inner.aclose()
-
-
-class _Direct(httpx.AsyncBaseTransport):
-    """The same answers without a connection, where there are thousands."""
-
-    def __init__(self, server: ScriptedServer, *, vault: bool) -> None:
-        self._server, self._vault = server, vault
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        _mark(request, vault=self._vault)
-        body = await request.aread()
-        headers = {name.lower(): value for name, value in request.headers.items()}
-        chosen = self._server.received(request.method, request.url.raw_path.decode(), headers, body)
-        if chosen is None:
-            return httpx.Response(500, json={"error": "the script has no answer to this request"})
-        said = chosen[1]
-        return httpx.Response(said.status, content=said.content(), headers=dict(said.headers))
-
-
-def _mark(request: httpx.Request, *, vault: bool) -> None:
-    token = request.extensions.get("vault_token")
-    if vault and token is not None:
-        request.headers[VAULT_MARK] = str(token)
-
-
-class _Lines(logging.Handler):
-    def __init__(self, lines: list[str]) -> None:
-        super().__init__(logging.DEBUG)
-        self._lines = lines
-        self.addFilter(lambda record: not record.name.startswith(("httpcore", "asyncio")))
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._lines.append(self.format(record))
-
-
-@contextlib.contextmanager
-def _logged(lines: list[str]) -> Iterator[None]:
-    root, handler = logging.getLogger(), _Lines(lines)
-    before = root.level
-    root.addHandler(handler)
-    root.setLevel(logging.DEBUG)
-    try:
-        yield
-    finally:
-        root.setLevel(before)
-        root.removeHandler(handler)
-
-
-def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run to its end in a loop of its own, whatever the test suite does with loops."""
-    loop = asyncio.new_event_loop()
-    try:
-        return loop.run_until_complete(work)
-    finally:
-        loop.run_until_complete(loop.shutdown_asyncgens())
-        loop.close()
 
 
 class PspConformance(SignedWebhooks):
@@ -735,7 +649,7 @@ class PspConformance(SignedWebhooks):
         found = []
         for live in (False, True):
             server = ScriptedServer()
-            http = httpx.AsyncClient(transport=_Direct(server, vault=False))
+            http = httpx.AsyncClient(transport=Direct(server, vault=False))
             context = sdk.PspContext(http=http, vault_http=http, live=live, now=lambda: NOW)
             name = self._first()
             adapter = self.adapter(self._settings(""), context)
@@ -761,9 +675,9 @@ class PspConformance(SignedWebhooks):
         play = Play(delivery)
         config = self.foreign_config(url) if foreign else self.config(url)
         settings = msgspec.convert({**config, **delivery.config}, self.adapter.config_type)
-        async with httpx.AsyncClient(transport=_Direct(server, vault=False)) as http:
+        async with httpx.AsyncClient(transport=Direct(server, vault=False)) as http:
             context = sdk.PspContext(http=http, vault_http=http, live=False, now=lambda: delivery.at)
-            with _logged(play.logged):
+            with logged(play.logged):
                 try:
                     play.outcome = await self.adapter(settings, context).verify_webhook(delivery.told(url))
                 except Exception as error:  # noqa: BLE001  (whatever it is, it is judged)
@@ -876,15 +790,13 @@ class PspConformance(SignedWebhooks):
                 answers.append(answer)
             server.load([*(_filled(one, said) for one in prelude), *(answers * times)])
             play = Play(request)
-            stack.enter_context(_logged(play.logged))
+            stack.enter_context(logged(play.logged))
             async with contextlib.AsyncExitStack() as clients:
                 silence = stuck if fault == "hang" and not cancel else None
                 http, vault_http = [
                     await clients.enter_async_context(
                         httpx.AsyncClient(
-                            transport=_Direct(server, vault=vault)
-                            if direct
-                            else _Transport(vault=vault, stuck=silence),
+                            transport=Direct(server, vault=vault) if direct else Patient(vault=vault, stuck=silence),
                             timeout=20,
                             trust_env=False,
                         )
@@ -911,18 +823,9 @@ class PspConformance(SignedWebhooks):
         ]
         return found[0] if found else 0
 
-    async def _awaited(self, play: Play, verb: Awaitable[Any], stuck: asyncio.Event, fault: str, cancel: bool) -> None:
-        """As the core awaits it: with an end to its patience."""
-        task = asyncio.ensure_future(verb)
-        impatient = asyncio.ensure_future(stuck.wait())
-        ends = cancel or fault == "slow_drip"
-        await asyncio.wait({task, impatient} if ends else {task}, return_when=asyncio.FIRST_COMPLETED)
-        impatient.cancel()
-        if not task.done():
-            task.cancel()
-            await asyncio.wait({task})
+    async def _call(self, play: Play, verb: str, stuck: asyncio.Event, *, cancel: bool, impatient: bool) -> None:
         try:
-            play.outcome = task.result()
+            play.outcome = await awaited(getattr(play.adapter, verb)(play.request), stuck, impatient=impatient)
         except asyncio.CancelledError as error:
             play.error = error if cancel else TimeoutError()
         except Exception as error:  # noqa: BLE001  (whatever it is, it is judged)
