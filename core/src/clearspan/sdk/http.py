@@ -24,7 +24,7 @@ class Answer(msgspec.Struct, frozen=True):
 
     Attributes:
         status: the HTTP status, 200 to 499.
-        body: the decoded JSON object; empty after 204.
+        body: the decoded JSON object; empty after 204, and after a 202 that says no more than that.
         headers: by name in lower case.
     """
 
@@ -74,8 +74,8 @@ async def send(http: httpx.AsyncClient, request: httpx.Request) -> Answer:
             f"sent, the PSP answered {response.status_code}", retry_after_s=retry_after_s(response.headers)
         )
     headers = {name.lower(): value for name, value in response.headers.items()}
-    if response.status_code == 204:
-        return Answer(204, {}, headers)
+    if response.status_code == 204 or (response.status_code == 202 and not body):
+        return Answer(response.status_code, {}, headers)
     try:
         decoded = json.loads(body.decode(), object_pairs_hook=_unambiguous, parse_constant=_not_json)
     except (ValueError, RecursionError) as error:
