@@ -24,7 +24,7 @@ __all__ = ["BasisTheoryConfig", "BasisTheoryVault", "clearspan_vaults"]
 T = TypeVar("T")
 SESSION_LASTS = timedelta(minutes=15)
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,200}")
-# /docs/expressions/detokenization: the token's id, then filters. /docs/expressions/filters: card_exp, MM is two digits and YYYY four.
+# /docs/expressions/detokenization: the token's id, then filters. /docs/expressions/filters: MM is two digits, YYYY four.
 _EXPRESSIONS = {
     "number": "{{ %s | json: '$.number' }}",
     "exp_month": "{{ %s | card_exp: 'MM' }}",
@@ -33,6 +33,8 @@ _EXPRESSIONS = {
 }
 # /docs/api/tokens, card brands; upper case and blanks are those of bin_details.
 _BRANDS = {"american-express": "amex", "diners-club": "diners", "diners-club-international": "diners"}
+_SEEN_MAX = 12
+"""Digits of a masked number: at most the first eight and the last four (PCI DSS 4.0.1, 3.4.1)."""
 _STATUS = "BT-PROXY-DESTINATION-STATUS"
 
 
@@ -124,7 +126,8 @@ class BasisTheoryVault:
             raise sdk.VaultError(f"the token is of type {found.type}, not a card; capture the card again")
         # /docs/api/tokens/token-types: the default mask of a card reveals the last four digits.
         last4 = found.data.number[-4:]
-        if len(re.sub(r"\D", "", found.data.number)) > len("4242") or not re.fullmatch(r"[0-9]{4}", last4):
+        seen = len(re.sub(r"\D", "", found.data.number))
+        if seen > _SEEN_MAX or not re.fullmatch(r"[0-9]{4}", last4):
             raise sdk.VaultUnavailable(
                 "the private key sees whole card numbers or none: give its token:read the transform 'mask'"
             )
@@ -146,8 +149,8 @@ class BasisTheoryVault:
         return _EXPRESSIONS[field] % _id(token)
 
     def proxy(self, request: httpx.Request, token: str) -> httpx.Request:  # noqa: ARG002  (the placeholders name the token)
-        """See ``VaultProvider.proxy``: ``/docs/api/proxies/ephemeral-proxy``. The method stays; what follows ``/proxy`` is appended
-        to ``BT-PROXY-URL``, from whose end slashes are taken away, so it holds the origin only."""
+        """See ``VaultProvider.proxy``: ``/docs/api/proxies/ephemeral-proxy``. The method stays; what follows ``/proxy`` is
+        appended to ``BT-PROXY-URL``, from whose end slashes are taken away, so it holds the origin only."""
         headers = request.headers.copy()
         headers["Host"] = httpx.URL(self._url).netloc.decode()
         headers["BT-API-KEY"] = self._config.private_key
@@ -161,8 +164,8 @@ class BasisTheoryVault:
         )
 
     def check(self, response: httpx.Response) -> None:
-        """See ``VaultProvider.check``. ``/docs/api/proxies/proxy-errors``: the destination's answers carry ``_STATUS``; without it the
-        answer is Basis Theory's own, 4xx for a request it did not send on, 5xx for trouble of its own."""
+        """See ``VaultProvider.check``. ``/docs/api/proxies/proxy-errors``: the destination's answers carry ``_STATUS``; without
+        it the answer is Basis Theory's own, 4xx for a request it did not send on, 5xx for trouble of its own."""
         status = response.status_code
         if _STATUS in response.headers or status < 400:
             return
