@@ -18,6 +18,7 @@ status of a refused ``CONNECT`` says whether an operator must act.
 from __future__ import annotations
 
 import asyncio
+import base64
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
@@ -86,10 +87,13 @@ class PreciseTransport(AiohttpTransport):
     Args:
         session: makes the connections' pool, at the first request.
         timeout_s: the whole exchange, to the last byte of the answer.
+        proxy: everything goes through it.
     """
 
-    def __init__(self, session: Callable[[], aiohttp.ClientSession], timeout_s: float) -> None:
-        super().__init__(client=session)
+    def __init__(
+        self, session: Callable[[], aiohttp.ClientSession], timeout_s: float, proxy: httpx.Proxy | None = None
+    ) -> None:
+        super().__init__(client=session, proxy=proxy)
         self._timeout_s = timeout_s
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -233,8 +237,6 @@ def _tunnel(
             connector=_TunnelConnector(
                 connect_timeout_s, trusted, limit=connections_max, keepalive_timeout=keepalive_s
             ),
-            proxy=tunnel.url,
-            proxy_auth=aiohttp.BasicAuth(tunnel.username, tunnel.password),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             trust_env=False,
@@ -242,4 +244,7 @@ def _tunnel(
         made._retry_connection = False  # noqa: SLF001  (as above)
         return made
 
-    return PreciseTransport(session, timeout_s)
+    credentials = base64.b64encode(f"{tunnel.username}:{tunnel.password}".encode()).decode()
+    # aiohttp makes Proxy-Authorization of it, in CONNECT or, where there is no TLS, in the request.
+    proxy = httpx.Proxy(tunnel.url, headers={"Authorization": f"Basic {credentials}"})
+    return PreciseTransport(session, timeout_s, proxy)

@@ -32,8 +32,8 @@ PAGE_LASTS = timedelta(hours=1)
 # /vault/tokens, aliases of format UUID: tok_<environment>_<base58>.
 _ALIAS = r"tok_[a-z0-9-]{1,20}_[A-Za-z0-9]{10,60}"
 _TOKEN = re.compile(rf"({_ALIAS})\.({_ALIAS})\.(0[1-9]|1[0-2])(20[0-9]{{2}})\.([a-z]{{1,20}})\.([0-9]{{4}})")
-# Card types of Collect.js -> ours. Source: /vault/developer-tools/vgs-collect/js, card brands.
-_BRANDS = {"americanexpress": "amex", "dinersclub": "diners", "dinersclubinternational": "diners", "elo": "elo"}
+# Card types of Collect.js -> ours, where they differ; not confirmed, and for showing only.
+_BRANDS = {"americanexpress": "amex", "dinersclub": "diners", "dinersclubinternational": "diners"}
 _UPSTREAM = "VGS-Upstream-Status-Code"
 _CLASSIFIER = "card-number"
 
