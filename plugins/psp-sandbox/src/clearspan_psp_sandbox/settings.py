@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from clearspan.sdk import Companion, hookimpl
+from clearspan.sdk import Companion, OptionalSecret, Secret, hookimpl
 
 
 class SandboxPspConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -22,9 +22,9 @@ class SandboxPspConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """
 
     url: str = "http://127.0.0.1:8081"
-    api_key: str = "sk_sandbox_alpha"
+    api_key: Secret = "sk_sandbox_alpha"
     public_url: str = ""
-    webhook_secret: str = ""
+    webhook_secret: OptionalSecret = ""
 
     @property
     def account(self) -> str:
