@@ -402,6 +402,7 @@ OBJECTS = {
 """What a parameter in a path names, with its prefix."""
 NAME_NO_OBJECT = {"/docs/static/{name}", "/openapi/{path}", "/webhooks/{token}"}
 NAME_NO_OBJECT |= {f"/pay/{{token}}{path}" for path in ("", "/card", "/return", "/pdf")}
+NAME_NO_OBJECT |= {"/capture/{sealed}", "/capture/assets/{name}"}
 """Public paths with a parameter that is no id: the same for everybody, or a secret (tests/core/psps/test_receiving.py,
 tests/core/invoices/test_pay_page.py)."""
 BODIES: dict[str, Any] = {

@@ -49,6 +49,7 @@ from clearspan.subscriptions.pay_links import PayLinks
 from clearspan.subscriptions.schedule import Scheduler
 from clearspan.subscriptions.service import Subscriptions
 from clearspan.tenants.service import Tenants
+from clearspan.vaults.links import CaptureLinks
 from clearspan.vaults.service import Vaults
 from clearspan.webhooks.dispatch import Deliveries
 from clearspan.webhooks.sending import Sender
@@ -75,7 +76,8 @@ class Gateway:
         self.tenants = Tenants(self.db, master)
         self.authenticator = Authenticator(self.db, master.derive("api-key-pepper"), settings.access)
         self.api_keys = ApiKeys(self.db, master.derive("api-key-pepper"), settings.access, self.authenticator)
-        self.vaults = Vaults(plugins, settings)
+        self.capture_links = CaptureLinks(master.derive("capture-link"), settings.server.public_url)
+        self.vaults = Vaults(plugins, settings, self.capture_links)
         self.customers = Customers(self.db, self.tenants, self.vaults, plugins.psps)
         self.mandates = Mandates(self.db, self.tenants)
         self.psps = PspAccounts(
@@ -243,6 +245,7 @@ SERVICES = (
     "psps",
     "psp_webhooks",
     "vaults",
+    "capture_links",
     "webhooks",
     "feed",
     "proofs",

@@ -38,6 +38,7 @@ from clearspan.subscriptions.controller import (
 from clearspan.subscriptions.invoices_controller import CreditNoteController, InvoiceController
 from clearspan.subscriptions.pay_controller import PayController
 from clearspan.tenants.controller import TenantController
+from clearspan.vaults.capture_controller import CaptureController
 from clearspan.vaults.controller import CaptureSessionController
 from clearspan.webhooks.controller import WebhookDeliveryController, WebhookEndpointController
 
@@ -76,7 +77,7 @@ V1 = (
 def handlers(plugins: Plugins) -> list[Any]:
     """Our own routes and those of plugins."""
     own: list[Any] = [Router(path="/v1", route_handlers=list(V1)), WebhookController, PayController]
-    own += [HealthController, DocsController]
+    own += [CaptureController, HealthController, DocsController]
     return own + [Router(path=routes.path, route_handlers=list(routes.handlers)) for routes in plugins.routes]
 
 

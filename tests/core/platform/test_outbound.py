@@ -26,7 +26,7 @@ from cryptography.x509.oid import NameOID
 from clearspan.platform import clock, outbound
 from clearspan.platform.telemetry import Metrics
 from clearspan.psps.calls import observe
-from clearspan.sdk import Approved, Money, OutcomeUnknown, PspError, PspMisconfigured, PspUnavailable, send
+from clearspan.sdk import Approved, Money, OutcomeUnknown, PspError, PspMisconfigured, PspUnavailable, Tunnel, send
 
 Peer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 CONNECT_TIMEOUT_S = 0.3
@@ -182,8 +182,8 @@ async def test_an_address_nobody_can_send_to_was_not_sent(http: httpx.AsyncClien
 
 
 @pytest.fixture(scope="session")
-def stranger(tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext:
-    """A server's TLS with a certificate that nobody trusts."""
+def identity(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate that nobody trusts, and its key."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "psp.test")])
     now = clock.now()
@@ -204,8 +204,14 @@ def stranger(tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext:
         certificate.public_bytes(serialization.Encoding.PEM)
         + key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
+    return pem
+
+
+@pytest.fixture(scope="session")
+def stranger(identity: Path) -> ssl.SSLContext:
+    """A server's TLS with it."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(pem)
+    context.load_cert_chain(identity)
     return context
 
 
@@ -490,3 +496,57 @@ async def test_the_environment_s_proxy_is_not_used(
     monkeypatch.delenv("NO_PROXY", raising=False)
     request = http.build_request("POST", f"{server.url}/v1/charges", json={"amount": 1})
     assert (await send(http, request)).status == 200
+
+
+# -- A vault that is a forward proxy (the whole way, with TLS inside: plugins/vault-vgs) ----------------------------------------
+
+
+class Proxied:
+    """A vault that has nothing to say but where its proxy is."""
+
+    def __init__(self, url: str, ca: str) -> None:
+        self._tunnel = Tunnel(url, "user", "secret", ca)
+
+    def tunnel(self) -> Tunnel:
+        return self._tunnel
+
+    def proxy(self, request: httpx.Request, token: str) -> httpx.Request:  # noqa: ARG002
+        return request
+
+    def check(self, response: httpx.Response) -> None:  # noqa: ARG002
+        return
+
+
+@pytest.mark.parametrize(
+    ("answer", "raised"),
+    [
+        (b"HTTP/1.1 407 X\r\nContent-Length: 0\r\n\r\n", PspMisconfigured),
+        (b"HTTP/1.1 403 X\r\nContent-Length: 0\r\n\r\n", PspMisconfigured),
+        (b"HTTP/1.1 502 X\r\nContent-Length: 0\r\n\r\n", PspUnavailable),
+        (b"HTTP/1.1 200 X\r\n\r\nthis is no TLS", PspUnavailable),
+        (b"nonsense\r\n\r\n", PspUnavailable),
+        (b"", PspUnavailable),
+        (None, PspUnavailable),
+    ],
+    ids=["407", "403", "502", "no TLS", "nonsense", "closed", "hangs"],
+)
+async def test_a_tunnel_that_does_not_stand_sends_nothing(
+    serve: NewServer, identity: Path, answer: bytes | None, raised: type[Exception]
+) -> None:
+    async def peer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        asked.append(head)
+        if answer is None:
+            await asyncio.sleep(60)
+        writer.write(answer or b"")
+
+    asked: list[bytes] = []
+    server = await serve(peer)
+    vault = Proxied(server.url, identity.read_text().partition("-----BEGIN PRIVATE")[0])
+    async with outbound.client(0.3, 5, vault=vault) as http:  # type: ignore[arg-type]
+        sent = http.build_request("POST", "https://psp.example/v1", content=b"x=1", extensions={"vault_token": "tok"})
+        with pytest.raises(raised):
+            await http.send(sent)
+    assert asked[0].startswith(b"CONNECT psp.example:443 HTTP/1.1\r\n")
+    assert b"Proxy-Authorization: Basic dXNlcjpzZWNyZXQ=" in asked[0]
+    assert not any(b"x=1" in each for each in asked)

@@ -18,15 +18,17 @@ from clearspan.platform.idempotency import IdempotencyKey, read_key
 from clearspan.platform.plugins import Plugins
 from clearspan.settings import Settings, SettingsError
 from clearspan.vaults.errors import VaultTokenInvalid, VaultUnavailable, VaultUnknown
+from clearspan.vaults.links import CaptureLinks
 from clearspan.vaults.schemas import CaptureSessionCreate
 from clearspan.vaults.service import Vaults
 
+LINKS = CaptureLinks(bytes(32), "https://pay.example")
 SESSION = CaptureSessionCreate(return_url="https://shop.example/back")
 
 
 @asynccontextmanager
 async def vaults_of(plugins: Plugins, settings: Settings) -> AsyncIterator[Vaults]:
-    vaults = Vaults(plugins, settings)
+    vaults = Vaults(plugins, settings, LINKS)
     try:
         yield vaults
     finally:
@@ -69,7 +71,7 @@ def test_a_wrong_setting_stops_the_start_and_names_its_plugin(
     plugins: Plugins, settings: Settings, table: dict[str, Any]
 ) -> None:
     with pytest.raises(SettingsError, match=r"plugin\.vault-sandbox: "):
-        Vaults(plugins, configured(settings, **table))
+        Vaults(plugins, configured(settings, **table), LINKS)
 
 
 async def test_the_only_vault_is_the_default(plugins: Plugins, settings: Settings) -> None:

@@ -9,13 +9,20 @@ was written. Read as "not sent" that would be a second charge, so ``PreciseTrans
 aiohttp raises before a connection exists may be called a connect error. aiohttp also sends a GET, PUT or DELETE a second
 time when a connection breaks; here nothing is sent twice, because the second try may be refused and tell nothing about
 the first.
+
+A vault that is a forward proxy gets a pool of its own: ``CONNECT``, then the PSP's TLS, which the vault opens, then the
+request. Until the TLS inside stands, not a byte of the request is written, so whatever fails before is "not sent"; the
+status of a refused ``CONNECT`` says whether an operator must act.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
+import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import aiohttp
 import httpx
@@ -23,7 +30,7 @@ from httpx_aiohttp import AiohttpTransport
 
 from clearspan.platform import clock
 from clearspan.platform.addresses import Guard
-from clearspan.sdk import PspError, VaultProvider
+from clearspan.sdk import PspError, PspMisconfigured, PspUnavailable, Tunnel, VaultProvider
 
 CONNECTIONS_MAX = 100
 KEEPALIVE_S = 30.0
@@ -80,10 +87,13 @@ class PreciseTransport(AiohttpTransport):
     Args:
         session: makes the connections' pool, at the first request.
         timeout_s: the whole exchange, to the last byte of the answer.
+        proxy: everything goes through it.
     """
 
-    def __init__(self, session: Callable[[], aiohttp.ClientSession], timeout_s: float) -> None:
-        super().__init__(client=session)
+    def __init__(
+        self, session: Callable[[], aiohttp.ClientSession], timeout_s: float, proxy: httpx.Proxy | None = None
+    ) -> None:
+        super().__init__(client=session, proxy=proxy)
         self._timeout_s = timeout_s
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -97,17 +107,52 @@ class PreciseTransport(AiohttpTransport):
         return response
 
 
+class _TunnelConnector(aiohttp.TCPConnector):
+    """Makes connections through a forward proxy. What is raised here is raised before the request was written."""
+
+    def __init__(self, connect_timeout_s: float, trusted: ssl.SSLContext, **options: Any) -> None:
+        super().__init__(ssl=trusted, **options)
+        self._within_s = connect_timeout_s
+
+    async def connect(
+        self,
+        req: aiohttp.ClientRequest,
+        traces: list[Any],
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109  (the name is aiohttp's)
+    ) -> aiohttp.connector.Connection:
+        try:
+            async with asyncio.timeout(self._within_s):
+                return await super().connect(req, traces, timeout)
+        except aiohttp.ClientHttpProxyError as error:
+            raise _tunnel_refused(error.status) from error
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise PspUnavailable(f"not sent: no tunnel through the vault's proxy: {type(error).__name__}") from error
+
+
+def _tunnel_refused(status: int) -> PspError:
+    """What a refused CONNECT says. RFC 9110, 9.3.6: any answer but 2xx means that there is no tunnel."""
+    if status in (401, 403, 407):
+        return PspMisconfigured(
+            f"not sent: the vault's proxy refused the tunnel with {status}; check its user name, password and routes"
+        )
+    return PspUnavailable(f"not sent: the vault's proxy answered CONNECT with {status}")
+
+
 class VaultTransport(httpx.AsyncBaseTransport):
     """Sends a request whose extensions carry ``vault_token`` through the vault, which fills in the card.
 
     Args:
         inner: what sends.
         vault: holds the token.
+        tunnel: what sends requests with a token, when the vault is a forward proxy.
     """
 
-    def __init__(self, inner: httpx.AsyncBaseTransport, vault: VaultProvider) -> None:
+    def __init__(
+        self, inner: httpx.AsyncBaseTransport, vault: VaultProvider, tunnel: httpx.AsyncBaseTransport | None = None
+    ) -> None:
         self._inner = inner
         self._vault = vault
+        self._tunnel = tunnel
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Rewrite, send, and let the vault say whether the answer is its own."""
@@ -116,7 +161,7 @@ class VaultTransport(httpx.AsyncBaseTransport):
             return await self._inner.handle_async_request(request)
         rewritten = self._vault.proxy(request, token)
         rewritten.extensions.setdefault("timeout", request.extensions.get("timeout", {}))
-        response = await self._inner.handle_async_request(rewritten)
+        response = await (self._tunnel or self._inner).handle_async_request(rewritten)
         try:
             self._vault.check(response)
         except PspError:
@@ -127,6 +172,8 @@ class VaultTransport(httpx.AsyncBaseTransport):
     async def aclose(self) -> None:
         """Close what sends."""
         await self._inner.aclose()
+        if self._tunnel is not None:
+            await self._tunnel.aclose()
 
 
 def client(
@@ -163,10 +210,41 @@ def client(
 
     transport: httpx.AsyncBaseTransport = PreciseTransport(session, timeout_s)
     if vault is not None:
-        transport = VaultTransport(transport, vault)
+        opened: Tunnel | None = vault.tunnel() if hasattr(vault, "tunnel") else None
+        tunnel = None if opened is None else _tunnel(opened, connect_timeout_s, timeout_s, connections_max, keepalive_s)
+        transport = VaultTransport(transport, vault, tunnel)
     return httpx.AsyncClient(
         transport=transport,
         timeout=httpx.Timeout(timeout_s, connect=connect_timeout_s),
         follow_redirects=False,
         trust_env=False,
     )
+
+
+def _tunnel(
+    tunnel: Tunnel, connect_timeout_s: float, timeout_s: float, connections_max: int, keepalive_s: float
+) -> PreciseTransport:
+    """A pool whose connections all go through a vault's proxy.
+
+    The operator names the proxy, and the vault connects to the PSP: no guard looks at an address here.
+    """
+    # The proxy's own certificate may be a public one; the PSPs' names inside are signed by the vault.
+    trusted = ssl.create_default_context()
+    trusted.load_verify_locations(cadata=tunnel.ca)
+
+    def session() -> aiohttp.ClientSession:
+        made = aiohttp.ClientSession(
+            connector=_TunnelConnector(
+                connect_timeout_s, trusted, limit=connections_max, keepalive_timeout=keepalive_s
+            ),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            trust_env=False,
+        )
+        made._retry_connection = False  # noqa: SLF001  (as above)
+        return made
+
+    credentials = base64.b64encode(f"{tunnel.username}:{tunnel.password}".encode()).decode()
+    # aiohttp makes Proxy-Authorization of it, in CONNECT or, where there is no TLS, in the request.
+    proxy = httpx.Proxy(tunnel.url, headers={"Authorization": f"Basic {credentials}"})
+    return PreciseTransport(session, timeout_s, proxy)

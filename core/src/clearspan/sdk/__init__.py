@@ -74,7 +74,17 @@ from clearspan.sdk.psp import (
 )
 from clearspan.sdk.refusals import RefusalTable
 from clearspan.sdk.signatures import check_time, hmac_base64, hmac_hex, same
-from clearspan.sdk.vault import CaptureSession, VaultCard, VaultContext, VaultProvider
+from clearspan.sdk.vault import (
+    CapturePage,
+    CaptureSession,
+    CapturesOnOurPage,
+    Tunnel,
+    TunnelsRequests,
+    VaultCard,
+    VaultContext,
+    VaultProvider,
+    VaultScript,
+)
 from clearspan.sdk.wire import Wire, form, read, without_none
 
 API_VERSION = "1.3"
@@ -91,8 +101,10 @@ __all__ = [
     "Browser",
     "CancelRequest",
     "Capability",
+    "CapturePage",
     "CaptureRequest",
     "CaptureSession",
+    "CapturesOnOurPage",
     "CardSource",
     "ChargeRequest",
     "ChecksAccount",
@@ -139,12 +151,15 @@ __all__ = [
     "SourceKind",
     "StoredCredential",
     "TokenSource",
+    "Tunnel",
+    "TunnelsRequests",
     "UnknownCurrency",
     "Unrepresentable",
     "VaultCard",
     "VaultContext",
     "VaultError",
     "VaultProvider",
+    "VaultScript",
     "VaultUnavailable",
     "WebhookDelivery",
     "WebhookEvent",

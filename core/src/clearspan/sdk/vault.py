@@ -1,12 +1,17 @@
 """Vault providers: where card data lives. The gateway only ever holds tokens.
 
-A provider opens a hosted capture page, describes a token, rewrites a request so that the *vault* fills in the card on its
-way to the PSP, and deletes a token.
+A provider opens a capture page, describes a token, sends a request so that the *vault* fills in the card on its way to the
+PSP, and deletes a token.
+
+The card is typed on a page of the vault's (``CaptureSession``), or into the vault's own fields on a page of the gateway
+(``CapturePage``). It gets to the PSP in a request that is addressed to the vault (``proxy``), or in one that the vault's
+forward proxy opens on its way (``TunnelsRequests``).
 """
 
 from __future__ import annotations
 
-from datetime import datetime
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import ClassVar, Protocol
 
 import httpx
@@ -47,10 +52,64 @@ class CaptureSession(msgspec.Struct, frozen=True):
     expires_at: datetime
 
 
+class VaultScript(msgspec.Struct, frozen=True):
+    """A script that the vault serves.
+
+    Attributes:
+        url: of a fixed version.
+        integrity: ``sha384-...``, where the vault publishes it; empty: the browser takes what comes.
+    """
+
+    url: str
+    integrity: str = ""
+
+
+class CapturePage(msgspec.Struct, frozen=True, kw_only=True):
+    """What a page of the gateway needs to show the vault's own fields; the card is typed into these and comes nowhere else.
+
+    The gateway shows the page under a policy that allows what is named here and nothing more, loads ``scripts`` in order
+    and then the provider's ``capture_module`` (see ``CapturesOnOurPage``).
+
+    Attributes:
+        expires_at: aware UTC; after it ``data`` is good for nothing, and the page is loaded anew.
+        scripts: the vault's.
+        frames: origins of the fields (``https://js.vault.example``).
+        connections: origins that scripts in the page speak to; the fields speak for themselves.
+        data: what the module gets, public from here on: a session key, the vault's id, an environment.
+    """
+
+    expires_at: datetime
+    scripts: Sequence[VaultScript]
+    frames: Sequence[str]
+    connections: Sequence[str] = ()
+    data: Mapping[str, str] = {}
+
+
+class Tunnel(msgspec.Struct, frozen=True):
+    """A forward proxy of the vault's (HTTP CONNECT) that opens the TLS inside and fills in the card.
+
+    Attributes:
+        url: ``https://host:port`` or ``http://host:port``, without credentials.
+        username, password: for the proxy.
+        ca: PEM of the certificates that sign for the PSPs' names inside; trusted besides the system's, in this tunnel only.
+    """
+
+    url: str
+    username: str
+    password: str
+    ca: str
+
+
 class VaultContext(msgspec.Struct, frozen=True):
-    """What the core hands to a provider: its own settings, and a client with the core's limits."""
+    """What the core hands to a provider.
+
+    Attributes:
+        http: a client with the core's limits.
+        now: the time, aware UTC; never ask the system's clock.
+    """
 
     http: httpx.AsyncClient
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
 
 
 class VaultProvider(Protocol):
@@ -63,8 +122,11 @@ class VaultProvider(Protocol):
         """Keep both; no I/O here."""
         ...
 
-    async def create_session(self, return_url: str) -> CaptureSession:
-        """Open a hosted page; it sends the payer back to ``return_url`` with ``token=`` added to its query.
+    async def create_session(self, return_url: str) -> CaptureSession | CapturePage:
+        """Open a page; it sends the payer back to ``return_url`` with ``token=`` added to its query.
+
+        A provider without a page of its own returns a ``CapturePage``: it is asked once when the session is opened and again
+        whenever the payer loads the gateway's page, and opens a session of the vault's each time.
 
         Raises:
             VaultError: the vault refused; the message says why.
@@ -100,4 +162,27 @@ class VaultProvider(Protocol):
 
     async def delete(self, token: str) -> None:
         """Forget a card. Deleting an unknown token is no error."""
+        ...
+
+
+class CapturesOnOurPage(Protocol):
+    """A provider whose ``create_session`` returns a ``CapturePage``.
+
+    Attributes:
+        capture_module: the text of an ES module without imports, served from the gateway's own origin. It exports
+            ``async mount({data, fields, text, style})``, which returns ``{submit}``. ``fields`` has the selectors of empty
+            elements for ``number``, ``expiry`` and ``cvc``; ``text`` their labels in the payer's language, for screen
+            readers; ``style`` has ``color``, ``placeholder`` and ``fontSize`` as the page shows text. ``submit()`` makes a
+            token: it resolves to ``{token}``, or to ``{invalid: ["number", ...]}`` when the payer must put something
+            right, and rejects when the vault does not answer.
+    """
+
+    capture_module: ClassVar[str]
+
+
+class TunnelsRequests(Protocol):
+    """A provider that is a forward proxy. Optional: implement the method besides the others; ``proxy`` still gets to rewrite."""
+
+    def tunnel(self) -> Tunnel:
+        """Where requests with a card go through. Asked once for every HTTP pool. No I/O."""
         ...

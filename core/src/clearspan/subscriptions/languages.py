@@ -18,9 +18,10 @@ from babel import Locale
 from babel.dates import format_date
 from babel.numbers import format_currency, format_decimal, format_percent
 
+from clearspan.platform.locales import LANGUAGES
 from clearspan.sdk import CURRENCIES
 
-LANGUAGES = ("en", "de", "fr", "es")
+__all__ = ["LANGUAGES", "country", "date", "money", "number", "percent", "words"]
 _LOCALES = {"en": "en_GB", "de": "de_DE", "fr": "fr_FR", "es": "es_ES"}
 
 

@@ -16,12 +16,13 @@ from litestar.params import FromPath
 from markupsafe import Markup
 
 from clearspan.access.guard import PUBLIC
+from clearspan.platform.locales import accepted
 from clearspan.subscriptions import languages
 from clearspan.subscriptions.documents import clean
 from clearspan.subscriptions.invoices_controller import pdf as pdf_response
 from clearspan.subscriptions.pay import Opened, Outcome, PayPage
 
-_STYLE = resources.files("clearspan.subscriptions").joinpath("templates", "pay.css").read_text(encoding="utf-8")
+_STYLE = resources.files("clearspan.platform").joinpath("payer.css").read_text(encoding="utf-8")
 _STYLE_HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
 _POLICY = (
     f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -182,10 +183,7 @@ def _leaving(opened: Opened, why: str, url: str) -> Response[str]:
 
 
 def _unknown(request: Request[Any, Any, Any]) -> Response[str]:
-    asked = [
-        part.split(";")[0].strip()[:2].lower() for part in request.headers.get("accept-language", "").split(",")[:10]
-    ]
-    language = next((each for each in asked if each in languages.LANGUAGES), "en")
+    language = accepted(request.headers.get("accept-language", ""))
     said = languages.words(language, "pay")
     return _html(language, 404, live=True, heading=said["unknown_title"], text=said["unknown_text"])
 

@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import re
+from datetime import datetime, timedelta
+from importlib import resources
 
 import httpx
 import msgspec
 import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from clearspan.platform import outbound
+from clearspan.platform import clock, outbound
 from clearspan.platform.context import Caller
 from clearspan.platform.db import Database
 from clearspan.platform.idempotency import Answer, IdempotencyKey, once
 from clearspan.platform.plugins import Plugins
-from clearspan.sdk import CaptureSession, VaultCard, VaultContext, VaultError, VaultProvider
+from clearspan.sdk import CapturePage, CaptureSession, VaultCard, VaultContext, VaultError, VaultProvider
 from clearspan.sdk import VaultUnavailable as VaultAway
 from clearspan.settings import Settings, SettingsError
 from clearspan.vaults.errors import VaultTokenInvalid, VaultUnavailable, VaultUnknown
+from clearspan.vaults.links import Captured, CaptureLinks
 from clearspan.vaults.schemas import CaptureSessionCreate, CaptureSessionOut
 
 log = structlog.get_logger("clearspan.vaults")
+LINK_LASTS = timedelta(hours=1)
+"""How long a link to a capture page of ours can be opened. The session of the vault behind it begins when it is."""
+_ORIGIN = re.compile(r"https?://(\*\.)?[A-Za-z0-9.-]+(:[0-9]{1,5})?")
+_SCRIPT = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?/[A-Za-z0-9._~/@%?=&+-]*")
+_INTEGRITY = re.compile(r"(sha(256|384|512)-[A-Za-z0-9+/]+={0,2})?")
 
 
 class Vaults:
@@ -29,12 +39,17 @@ class Vaults:
     Args:
         plugins: what brings the vaults.
         settings: each plugin's table holds its vault's settings.
+        links: to capture pages of ours.
+
+    Attributes:
+        scripts: what the capture pages load from our own origin, by a name that changes with the text. The same in every
+            process, so that any of them can serve what another one's page asks for.
 
     Raises:
         SettingsError: a vault's settings are wrong; all of them at once.
     """
 
-    def __init__(self, plugins: Plugins, settings: Settings) -> None:
+    def __init__(self, plugins: Plugins, settings: Settings, links: CaptureLinks) -> None:
         configs: dict[str, msgspec.Struct] = {}
         problems: list[str] = []
         for name, kind in plugins.vaults.items():
@@ -46,12 +61,15 @@ class Vaults:
                 problems.append(f"plugin.{plugin}: {error}")
         if problems:
             raise SettingsError(problems)
+        self._links = links
         self._clients: list[httpx.AsyncClient] = []
         self._providers: dict[str, VaultProvider] = {}
         for name, config in configs.items():
             http = outbound.client(settings.payments.psp_connect_timeout_s, settings.payments.psp_timeout_s)
             self._clients.append(http)
-            self._providers[name] = plugins.vaults[name](config, VaultContext(http))
+            self._providers[name] = plugins.vaults[name](config, VaultContext(http, clock.now))
+        modules = [getattr(provider, "capture_module", "") for provider in self._providers.values()]
+        self.scripts = {script_name(text): text for text in [PAGE_SCRIPT, *modules] if text}
 
     async def close(self) -> None:
         """Close every HTTP pool."""
@@ -103,17 +121,14 @@ class Vaults:
         """
         name = body.vault or self.default()
         provider = self.get(name)
-        opened: CaptureSession | None = None
+        opened: CaptureSession | CapturePage | None = None
 
         async def work(_: AsyncSession) -> Answer:
             if opened is None:
                 raise _NotAskedYet
+            url, expires_at = self._where(caller, name, body.return_url, opened)
             out = CaptureSessionOut(
-                object="capture_session",
-                live=caller.scope.live,
-                vault=name,
-                url=opened.url,
-                expires_at=opened.expires_at,
+                object="capture_session", live=caller.scope.live, vault=name, url=url, expires_at=expires_at
             )
             return Answer(201, msgspec.json.encode(out))
 
@@ -126,12 +141,59 @@ class Vaults:
             raise _unavailable(name, error) from error
         return await once(db, caller.scope, key, work)
 
+    async def page(self, captured: Captured) -> CapturePage:
+        """Open a session of the vault for a payer who loads our page.
+
+        Raises:
+            VaultUnavailable: the vault is away, is not enabled any more, or asks for what the page's policy cannot say.
+        """
+        provider = self._providers.get(captured.vault)
+        try:
+            if provider is None:
+                raise VaultAway("no enabled plugin brings it")
+            page = await provider.create_session(captured.return_url)
+            if not isinstance(page, CapturePage) or not _safe(page):
+                raise VaultAway("what it says of its capture page cannot be used")
+        except VaultError as error:
+            raise _unavailable(captured.vault, error) from error
+        return page
+
+    def module_of(self, name: str) -> str:
+        """The name of a vault's own script, in ``scripts``."""
+        return script_name(getattr(self._providers[name], "capture_module", ""))
+
+    def _where(
+        self, caller: Caller, name: str, return_url: str, opened: CaptureSession | CapturePage
+    ) -> tuple[str, datetime]:
+        if isinstance(opened, CaptureSession):
+            return opened.url, opened.expires_at
+        expires_at = clock.now() + LINK_LASTS
+        captured = Captured(scope=caller.scope, vault=name, return_url=return_url, expires_at=expires_at)
+        return self._links.url(captured), expires_at
+
     def _names(self) -> str:
         return ", ".join(sorted(self._providers)) or "none"
 
 
 class _NotAskedYet(Exception):
     """Rolls the claim of the idempotency key back: the network comes before the transaction that keeps the answer."""
+
+
+def script_name(text: str) -> str:
+    """What a script is called in an address: a digest of it, so that an old one is never taken for a new one."""
+    return f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.js"
+
+
+PAGE_SCRIPT = resources.files("clearspan.vaults").joinpath("static", "capture.js").read_text(encoding="utf-8")
+
+
+def _safe(page: CapturePage) -> bool:
+    """Whether what a provider says can stand in a policy: a blank or a semicolon would say something else there."""
+    return (
+        all(_ORIGIN.fullmatch(source) for source in (*page.frames, *page.connections))
+        and all(_SCRIPT.fullmatch(one.url) and _INTEGRITY.fullmatch(one.integrity) for one in page.scripts)
+        and bool(page.scripts)
+    )
 
 
 def _unavailable(name: str, error: VaultError) -> VaultUnavailable:
