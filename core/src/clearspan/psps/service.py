@@ -364,28 +364,33 @@ class PspAccounts:
         Raises:
             AccountNotFound, UnknownPsp.
         """
-        account = await self.get(scope, account_id)
-        identity = ids.decode("acct", account_id)
-        sealed = base64.b64encode(await self._sealed(scope, identity)).decode()
-        psp = await self.open(
-            scope,
-            Sending(
-                account_id=identity,
-                psp=account.psp,
-                account=account.name,
-                config_version=account.config_version,
-                config=sealed,
-            ),
-        )
+        psp = await self.opened(scope, account_id)
         status, message = await self._asked(psp)
         if status == "ok":
             psp.credentials.renewed()
-            await self._renew(scope, identity)
+            await self._renew(scope, psp.account_id)
         elif status == "misconfigured":
             psp.credentials.refused("check_account", message)
         return PspAccountCheck(
             object="psp_account_check", psp_account=account_id, status=status, message=mask_pan(message)[:500]
         )
+
+    async def opened(self, scope: Scope, account_id: str) -> OpenPsp:
+        """The adapter of an account, for what is no payment.
+
+        Raises:
+            AccountNotFound, UnknownPsp.
+        """
+        account = await self.get(scope, account_id)
+        identity = ids.decode("acct", account_id)
+        sending = Sending(
+            account_id=identity,
+            psp=account.psp,
+            account=account.name,
+            config_version=account.config_version,
+            config=base64.b64encode(await self._sealed(scope, identity)).decode(),
+        )
+        return await self.open(scope, sending)
 
     async def _asked(self, psp: OpenPsp) -> tuple[CheckStatus, str]:
         ask = getattr(psp.adapter, "check_account", None)
