@@ -46,7 +46,7 @@ def write(kind: str, name: str, directory: Path | None = None) -> Path:
         if folder.exists() and any(folder.iterdir()):
             raise InvalidRequest(f"{folder} is not empty: name another place with --directory.")
         words = _words(kind, name)
-        for path, template in _files(resources.files("clearspan.commands") / "new_plugin" / kind):
+        for path, template in _files(resources.files("clearspan.commands") / "new_plugin" / kind, PurePosixPath()):
             place = folder / _filled(str(path).removesuffix(_SUFFIX), words)
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_text(_filled(template.read_text(encoding="utf-8"), words), encoding="utf-8")
@@ -74,7 +74,7 @@ def _filled(text: str, words: dict[str, str]) -> str:
     return text
 
 
-def _files(folder: Traversable, path: PurePosixPath = PurePosixPath()) -> Iterator[tuple[PurePosixPath, Traversable]]:
+def _files(folder: Traversable, path: PurePosixPath) -> Iterator[tuple[PurePosixPath, Traversable]]:
     for entry in sorted(folder.iterdir(), key=lambda one: one.name):
         if entry.is_dir():
             yield from _files(entry, path / entry.name)

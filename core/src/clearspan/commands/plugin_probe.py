@@ -148,7 +148,10 @@ def _metadata(distribution: str) -> dict[str, Any]:
     except importlib.metadata.PackageNotFoundError:
         return {}
     links = [line.partition(",") for line in found.get_all("Project-URL") or []]
-    return {"summary": found.get("Summary", ""), "links": {label.strip(): url.strip() for label, _, url in links}}
+    return {
+        "summary": (found.get_all("Summary") or [""])[0],
+        "links": {label.strip(): url.strip() for label, _, url in links},
+    }
 
 
 def _foreign_imports(point: importlib.metadata.EntryPoint) -> Iterator[str]:
@@ -159,10 +162,13 @@ def _foreign_imports(point: importlib.metadata.EntryPoint) -> Iterator[str]:
     origin = Path(spec.origin)
     for path in sorted(origin.parent.rglob("*.py")) if spec.submodule_search_locations else [origin]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            names = [one.name for one in node.names] if isinstance(node, ast.Import) else []
-            if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            if isinstance(node, ast.Import):
+                names = [one.name for one in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
                 # "from clearspan import sdk" imports clearspan.sdk.
                 names = [f"clearspan.{one.name}" for one in node.names] if node.module == "clearspan" else [node.module]
+            else:
+                continue
             for name in names:
                 if name.startswith("clearspan.") and not f"{name}.".startswith("clearspan.sdk."):
                     yield f"{path.name}, line {node.lineno}: imports {name}; only clearspan.sdk is promised to stay"

@@ -246,7 +246,8 @@ def _ask(settings: Settings, report: Report, account: str, slug: str, *, live: b
             mine = sorted(one.name for one in accounts.values() if one.psp in {psp.name for psp in report.psps})
             mode = "live" if live else "test"
             raise InvalidRequest(
-                f"Tenant {slug} has no PSP account '{account}' of this plugin in {mode} mode. There are: {', '.join(mine) or 'none'}."
+                f"Tenant {slug} has no PSP account '{account}' of this plugin in {mode} mode."
+                f" There are: {', '.join(mine) or 'none'}."
             )
         answers.append(msgspec.to_builtins(await gateway.psps.check(scope, found.id)))
         return 0

@@ -18,6 +18,7 @@ from clearspan_psp_sandbox import answers, signatures
 from clearspan_psp_sandbox.settings import TEST_ACCOUNTS, SandboxPspConfig, clearspan_companions
 
 __all__ = ["SandboxPsp", "SandboxPspConfig", "clearspan_companions", "clearspan_psps"]
+requires_sdk = ">=1.3,<2"
 FollowUp = sdk.CaptureRequest | sdk.CancelRequest | sdk.RefundRequest
 _PAGES_MAX = 1_000
 

@@ -28,6 +28,7 @@ from clearspan.sdk import (
     hookimpl,
 )
 
+requires_sdk = ">=1.2,<2"
 T = TypeVar("T")
 _SENT = frozenset({"target_timeout", "target_broken"})
 """The vault's own answers after it had sent something to the PSP."""
