@@ -1,4 +1,4 @@
-"""The module of the capture page, run by Node with a stand-in for Web Elements: what it asks for, and what it makes of the answers."""
+"""The module of the capture page, run by Node with a stand-in for Web Elements: what it asks for and what it answers."""
 
 from __future__ import annotations
 
