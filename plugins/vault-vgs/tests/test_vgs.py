@@ -179,6 +179,11 @@ async def test_a_certificate_that_the_settings_do_not_name_is_not_trusted(
     assert psp.received == []
 
 
+def test_a_certificate_cut_short_is_refused_at_the_start(vgs: Vgs) -> None:
+    with pytest.raises(ValueError, match="ca is no certificate"):
+        vgs.config(ca=vgs.ca[:200])
+
+
 async def test_a_vault_that_is_away_is_not_sent(vgs: Vgs, http: httpx.AsyncClient, psp: Psp) -> None:
     away = "http://127.0.0.1:1"
     vault = VgsVault(vgs.config(url=away, proxy_url=away), sdk.VaultContext(http))

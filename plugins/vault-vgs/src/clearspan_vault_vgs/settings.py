@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from typing import Annotated, Literal
 
 import msgspec
@@ -53,3 +54,10 @@ class VgsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     url: Annotated[Host, Meta(title="Vault API", description="Leave it empty for VGS's own.")] = ""
     proxy_url: Annotated[Host, Meta(title="Outbound proxy", description="Leave it empty for the vault's own.")] = ""
     collect_url: Annotated[Host, Meta(title="Collect.js", description="Leave it empty for VGS's own.")] = ""
+
+    def __post_init__(self) -> None:
+        """Refuse at the start what would fail at the first payment."""
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=self.ca)
+        except (ssl.SSLError, ValueError):
+            raise ValueError("ca is no certificate in PEM: copy it whole, with its first and last line") from None
