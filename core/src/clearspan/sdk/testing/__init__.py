@@ -23,8 +23,8 @@ __all__ = [
     "PspConformance",
     "Request",
     "Said",
-    "ScriptedServer",
     "Script",
+    "ScriptedServer",
     "VaultConformance",
     "nested",
 ]

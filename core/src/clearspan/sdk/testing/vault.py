@@ -82,7 +82,7 @@ class VaultConformance:
     description: ClassVar[Description | None] = None
     scenarios: ClassVar[Mapping[str, Script]] = {}
     prelude: ClassVar[Sequence[Exchange]] = ()
-    token: ClassVar[str] = "tok_conformance"
+    token: ClassVar[str] = "tok_conformance"  # noqa: S105  (no secret)
     own_errors: ClassVar[Sequence[tuple[Exchange, type[Exception]]]] = ()
     psp_answers: ClassVar[Sequence[Exchange]] = tuple(
         Exchange(status, {"id": "ch_1", "error": {"code": "x"}})
@@ -309,7 +309,7 @@ class VaultConformance:
 
     def _made(self, url: str = "http://127.0.0.1:9", http: httpx.AsyncClient | None = None) -> Any:
         settings = msgspec.convert(dict(self.config(url)), self.provider.config_type)
-        known = {"http": http or httpx.AsyncClient(trust_env=False, verify=False), "now": lambda: NOW}  # noqa: S501  (unused)
+        known: dict[str, Any] = {"http": http or httpx.AsyncClient(trust_env=False, verify=False), "now": lambda: NOW}  # noqa: S501  (unused)
         taken = {one.name for one in msgspec.structs.fields(sdk.VaultContext)}
         return self.provider(settings, sdk.VaultContext(**{name: one for name, one in known.items() if name in taken}))
 
@@ -353,7 +353,11 @@ class VaultConformance:
         found = []
         for field in msgspec.inspect.type_info(self.provider.config_type).fields:  # type: ignore[attr-defined]
             kind = field.type
-            if isinstance(kind, msgspec.inspect.Metadata) and (kind.extra or {}).get("secret") and config.get(field.name):
+            if (
+                isinstance(kind, msgspec.inspect.Metadata)
+                and (kind.extra or {}).get("secret")
+                and config.get(field.name)
+            ):
                 found.append(str(config[field.name]))
         return found
 
