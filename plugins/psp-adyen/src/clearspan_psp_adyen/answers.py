@@ -62,7 +62,7 @@ class _Payment(msgspec.Struct, rename="camel"):
     result_code: str
     psp_reference: str | None = None
     merchant_reference: str | None = None
-    amount: _Amount | None = None
+    amount: _Amount | msgspec.UnsetType = msgspec.UNSET
     additional_data: dict[str, Any] = {}
     action: _Action | None = None
     refusal_reason: str | None = None
@@ -107,9 +107,9 @@ def charged(answer: dict[str, Any] | sdk.Declined, reference: str, asked: sdk.Mo
             return sdk.Pending(psp_ref=found.psp_reference, raw=kept(answer))
         case "Authorised" | "PartiallyAuthorised" if found.psp_reference:
             # Not every answer says the amount; "Authorised" is the word for the whole of it, the other one for less.
-            if found.amount is None and found.result_code != "Authorised":
+            if found.amount is msgspec.UNSET and found.result_code != "Authorised":
                 raise sdk.OutcomeUnknown("authorised in part, and Adyen does not say how much")
-            amount = told(found.amount.value, found.amount.currency) if found.amount else asked
+            amount = asked if found.amount is msgspec.UNSET else told(found.amount.value, found.amount.currency)
             return approved(found.psp_reference, amount, found.additional_data, answer)
     raise sdk.OutcomeUnknown(
         f"sent, and Adyen answered resultCode {found.result_code[:40]}, which this adapter cannot follow"
