@@ -85,7 +85,7 @@ class TestPayPal(PspConformance):
     currencies = ("EUR", "JPY", "HUF", "TWD")
     amounts = {"HUF": 12347_00, "TWD": 12347_00}
     charge_ref = psp_ref = ORDER
-    token = "paypal:8kk845"  # noqa: S105
+    token = "paypal:8kk845"
     method = "paypal"
     unreferenced = frozenset({"continue_intent", "cancel"})
     unkeyed = frozenset({"cancel"})
@@ -209,8 +209,8 @@ class TestPayPal(PspConformance):
         ),
     }
 
-    webhook_secret = "4JH86294D6297924G"  # noqa: S105  (each signature speaks for the webhook's id)
-    foreign_secret = "9XL90610J3647323C"  # noqa: S105
+    webhook_secret = "4JH86294D6297924G"
+    foreign_secret = "9XL90610J3647323C"
     webhook_body = json.dumps(
         {
             "id": "WH-2WR32451HC0233532-67976317FL4543714",

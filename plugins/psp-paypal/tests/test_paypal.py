@@ -357,7 +357,7 @@ async def test_what_paypal_does_not_know_is_not_found(paypal: PayPal) -> None:
 
 
 async def test_hosts_follow_the_mode() -> None:
-    config = PayPalConfig(client_id="a", client_secret="b", webhook_id="W")  # noqa: S106
+    config = PayPalConfig(client_id="a", client_secret="b", webhook_id="W")
     seen = []
 
     def answer(request: httpx.Request) -> httpx.Response:

@@ -79,3 +79,27 @@ def test_a_faulty_request_names_its_field_and_not_its_value() -> None:
 def test_what_was_done_before_is_looked_up(issue: str) -> None:
     with pytest.raises(sdk.OutcomeUnknown):
         refused({"issue": issue})
+
+
+@pytest.mark.parametrize(
+    ("status", "links", "waits"),
+    [
+        ("CREATED", [], False),
+        ("CREATED", [{"rel": "approve", "href": "https://www.paypal.com/checkoutnow?token=O1"}], True),
+        ("APPROVED", [], True),
+        ("SAVED", [], False),
+        ("COMPLETED", [], False),
+    ],
+)
+def test_an_order_without_a_payment_waits_only_when_the_payer_can_act(
+    status: str, links: list[dict[str, str]], waits: bool
+) -> None:
+    raw = {"id": "O1", "status": status, "links": links, "purchase_units": [{"custom_id": "op_1"}]}
+    found = answers.order(raw, "op_1")
+    if waits:
+        outcome = answers.charge(found, True, raw, "https://www.paypal.com/checkoutnow?token=")
+        assert isinstance(outcome, sdk.ActionRequired)
+        assert outcome.action.url == "https://www.paypal.com/checkoutnow?token=O1"
+    else:
+        with pytest.raises(sdk.OutcomeUnknown):
+            answers.charge(found, True, raw, "https://www.paypal.com/checkoutnow?token=")

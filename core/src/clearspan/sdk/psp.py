@@ -130,7 +130,7 @@ class CardSource(msgspec.Struct, frozen=True):
 
     Attributes:
         token: the vault's token.
-        number, exp_month, exp_year, cvc: placeholders, never values.
+        number, exp_month, exp_year, cvc: placeholders, never values. The vault fills in ``MM`` and ``YYYY``.
         network_transaction_id: of the first, customer-initiated payment, when there was one.
         stored_token: what this very PSP account keeps of the card (``Approved.stored_token``), when it does.
     """

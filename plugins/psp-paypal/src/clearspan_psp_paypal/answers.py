@@ -213,9 +213,11 @@ def charge(found: Order, capture: bool, raw: Mapping[str, Any], page: str, *, lo
                 outcome, stored_token=_stored(found), authentication=_authentication(found)
             )
         return outcome
-    if found.status in ("CREATED", "PAYER_ACTION_REQUIRED", "APPROVED"):
-        # An approved order waits for us, and only the payer's return makes us go on: his page sends him back at once.
-        url = next((one.href for one in found.links if one.rel in ("payer-action", "approve")), f"{page}{found.id}")
+    links = [one.href for one in found.links if one.rel in ("payer-action", "approve")]
+    if found.status in ("PAYER_ACTION_REQUIRED", "APPROVED") or (found.status == "CREATED" and links):
+        # An approved order waits for us, and only the payer's return makes us go on: PayPal's page sends him back at once.
+        # One that is merely created and leads nowhere is being paid at this moment.
+        url = links[0] if links else f"{page}{found.id}"
         return sdk.ActionRequired(psp_ref=found.id, action=sdk.RedirectAction(url), raw=kept(raw))
     if found.status == "VOIDED":
         return sdk.Declined(code="generic_decline", raw_code="VOIDED", psp_ref=found.id, raw=kept(raw))

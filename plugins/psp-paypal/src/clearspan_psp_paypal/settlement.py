@@ -1,9 +1,9 @@
 """PayPal's settlement report (``STL-yyyymmdd...CSV``).
 
-Source: "Settlement Report" (https://developer.paypal.com/reports/settlement.md, 2026-08): rows begin with their type (RH report header,
-FH file header, SH section header, CH column names, SB section body, SF and SC section footer and count, RF
-and RC report footer and count, FF file footer); amounts have neither sign nor decimal separator, ``CR``/``DR`` stand beside them. Event codes: "T-code
-reference" (https://developer.paypal.com/reports/reference/t-codes.md, 2026-06).
+Source: "Settlement Report" (https://developer.paypal.com/reports/settlement.md, 2026-08): rows begin with their type (RH report
+header, FH file header, SH section header, CH column names, SB section body, SF and SC section footer and count, RF and RC report
+footer and count, FF file footer); amounts have neither sign nor decimal separator, ``CR`` and ``DR`` stand beside them. Event
+codes: "T-code reference" (https://developer.paypal.com/reports/reference/t-codes.md, 2026-06).
 """
 
 from __future__ import annotations

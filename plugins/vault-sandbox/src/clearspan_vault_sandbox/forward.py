@@ -68,7 +68,7 @@ def fill(store: Store, body: bytes) -> bytes:
             case b"number":
                 return stored.card.number.encode()
             case b"exp_month":
-                return str(stored.exp_month).encode()
+                return f"{stored.exp_month:02}".encode()
             case b"exp_year":
                 return str(stored.exp_year).encode()
             case _:

@@ -1041,7 +1041,7 @@ def _paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, 
 
 def _got(value: Any, path: tuple[Any, ...]) -> Any:
     for name in path:
-        if not isinstance(value, Mapping | list):  # an amount that is an object, and was filled in as a whole
+        if not isinstance(value, Mapping | list):  # an amount that is an object, filled in as a whole
             return None
         value = value[name]
     return value
