@@ -47,7 +47,7 @@ def http(method: str, url: str, body: Any = None, headers: Mapping[str, str] | N
         url, data=data, method=method, headers={"Content-Type": "application/json", **(headers or {})}
     )
     try:
-        with urllib.request.urlopen(request, timeout=20) as answer:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=20) as answer:
             status, said = answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         status, said = error.code, error.read().decode()

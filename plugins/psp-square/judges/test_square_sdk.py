@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from providers.judging import http
 from square import Square
 from square.core.api_error import ApiError
 from square.environment import SquareEnvironment
 from square.utils.webhooks_helper import verify_signature
-
-from providers.judging import http
 
 LOCATION = "LEUR0000MAIN1"
 TOKEN = "EAAAjudge_access_token"

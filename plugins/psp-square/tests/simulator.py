@@ -71,8 +71,11 @@ class Simulator:
     # The control endpoints.
 
     def control(self, method: str, path: str, body: dict[str, Any]) -> Any:
-        """``POST next {"fault"}``, ``POST webhook {"url", "secret"}``, ``GET charges | webhooks | problems``; beyond what all
-        simulators have: ``POST refund {"id", "status"}`` ends a pending refund, ``POST dispute {"payment", "state"}``."""
+        """``POST next {"fault"}``, ``POST webhook {"url", "secret"}``, ``GET charges | webhooks | problems``.
+
+        Beyond what all simulators have: ``POST reset`` starts anew, ``POST refund {"id", "status"}`` ends a pending refund,
+        ``POST dispute {"payment", "state"}`` opens a dispute or goes on with it.
+        """
         match method, path:
             case "POST", "next":
                 self.fault = body["fault"]
@@ -81,6 +84,8 @@ class Simulator:
                     "url": body.get("url", self.hook["url"]),
                     "secret": body.get("secret", self.hook["secret"]),
                 }
+            case "POST", "reset":
+                self.__init__()  # type: ignore[misc]
             case "POST", "refund":
                 refund = self.refunds[body["id"]]
                 refund |= {"status": body["status"], "updated_at": self.now()}

@@ -70,9 +70,9 @@ class SquarePsp:
 
     async def create_intent(self, request: sdk.ChargeRequest) -> sdk.Outcome:
         answer = await self._wire.call("POST", "/v2/payments", _charge_body(request, self._config.location_id))
-        raw = answer.body.get("payment") or {}
         if answer.status >= 400:
-            return answers.refused(answer.body, raw.get("id"))
+            return answers.refused(answer.body)
+        raw = _object(answer, "payment")
         payment = _ours(raw, request.operation_id, answers.Payment)
         outcome = answers.charge(payment, "purchase" if request.capture else "authorize", raw)
         if isinstance(outcome, sdk.Approved) and request.credential is not None and request.credential.first:
@@ -89,16 +89,23 @@ class SquarePsp:
         answer = await _before(self._wire.call("GET", path))
         if answer.status >= 400:
             return answers.refused(answer.body)
-        total = sdk.read(answer.body.get("payment"), answers.Payment).total_money
-        if total.money() != request.amount:
+        raw = _object(answer, "payment")
+        state, total = _changed(raw, "capture", request.charge_ref), sdk.read(raw, answers.Payment).total_money
+        if isinstance(state, sdk.Declined):
+            return state
+        if isinstance(state, sdk.NotFound) and total.money() != request.amount:
             lowered = {
                 "idempotency_key": _key(request.key, "amount"),
                 "payment": {"amount_money": _money(request.amount)},
             }
-            answer = await _before(self._wire.call("PUT", path, lowered))
+            # Without an answer this is unknown too: it might still lower the amount in the midst of the next try.
+            answer = await self._wire.call("PUT", path, lowered)
             if answer.status >= 400:
                 return answers.refused(answer.body)
-        return await self._change(path + "/complete", "capture", request.charge_ref)
+            held = sdk.read(_object(answer, "payment"), answers.Payment)
+            if (held.status, held.total_money.money()) != ("APPROVED", request.amount):
+                raise sdk.OutcomeUnknown(f"the payment is {held.status} over {held.total_money.money()}, not lowered")
+        return await self._change(path + "/complete", "capture", request.charge_ref, {})
 
     async def cancel(self, request: sdk.CancelRequest) -> sdk.Outcome:
         return await self._change(
@@ -113,9 +120,9 @@ class SquarePsp:
             "reason": " ".join([request.operation_id, request.reason or ""]).strip()[:192],
         }
         answer = await self._wire.call("POST", "/v2/refunds", body)
-        raw = answer.body.get("refund") or {}
         if answer.status >= 400:
-            return answers.refused(answer.body, raw.get("id"))
+            return answers.refused(answer.body)
+        raw = _object(answer, "refund")
         found = _ours(raw, request.operation_id, answers.Refund)
         if found.payment_id != request.charge_ref:
             raise sdk.OutcomeUnknown("the answer is about another payment")
@@ -124,7 +131,7 @@ class SquarePsp:
     async def retrieve(self, request: sdk.RetrieveRequest) -> sdk.Outcome | sdk.NotFound:
         if request.kind in ("capture", "void"):
             raw = await self._get(f"/v2/payments/{quote(request.charge_ref or '-', safe='')}", "payment")
-            return answers.change(sdk.read(raw, answers.Payment), request.kind, raw) if raw else sdk.NotFound()
+            return _changed(raw, request.kind, request.charge_ref or "") if raw else sdk.NotFound()
         what = "refund" if request.kind == "refund" else "payment"
         since = request.created_at and request.created_at - _SKEW
         if request.psp_ref is not None:
@@ -161,15 +168,13 @@ class SquarePsp:
         if answer.status >= 400:
             raise sdk.PspMisconfigured(f"Square does not know the location {self._config.location_id} of this account")
 
-    async def _change(self, path: str, kind: str, charge_ref: str) -> sdk.Outcome:
-        answer = await self._wire.call("POST", path, {})
+    async def _change(self, path: str, kind: str, charge_ref: str, body: dict[str, Any] | None = None) -> sdk.Outcome:
+        answer = await self._wire.call("POST", path, body)
         if answer.status >= 400:
             return answers.refused(answer.body, by_state=True)
-        raw = answer.body.get("payment") or {}
-        payment = sdk.read(raw, answers.Payment)
-        outcome = answers.change(payment, kind, raw)
-        if payment.id != charge_ref or isinstance(outcome, sdk.NotFound):
-            raise sdk.OutcomeUnknown(f"the answer is about another payment, or not about a {kind}")
+        outcome = _changed(_object(answer, "payment"), kind, charge_ref)
+        if isinstance(outcome, sdk.NotFound):
+            raise sdk.OutcomeUnknown(f"the payment is as if there had been no {kind}")
         return outcome
 
     async def _keep_card(
@@ -196,7 +201,7 @@ class SquarePsp:
         answer = await self._wire.call("GET", path)
         if answer.status >= 400 and answer.status != 404:
             raise sdk.PspMisconfigured(f"Square refused to show a {what}: {answers.refused(answer.body).raw_code}")
-        return {} if answer.status == 404 else sdk.read(answer.body.get(what), dict[str, Any])
+        return {} if answer.status == 404 else _object(answer, what)
 
     async def _list(self, what: str, since: datetime | None, until: datetime | None) -> AsyncIterator[dict[str, Any]]:
         """All payments or refunds of the location made in a span of time, oldest first."""
@@ -235,6 +240,17 @@ def _charge_body(request: sdk.ChargeRequest, location: str) -> dict[str, Any]:
         "note": note and note[:500],
         "customer_details": {"customer_initiated": request.customer_present, "seller_keyed_in": False},
     }
+
+
+def _object(answer: sdk.Answer, what: str) -> dict[str, Any]:
+    return sdk.read(answer.body.get(what), dict[str, Any])
+
+
+def _changed(raw: dict[str, Any], kind: str, charge_ref: str) -> sdk.Outcome | sdk.NotFound:
+    payment = sdk.read(raw, answers.Payment)
+    if payment.id != charge_ref:
+        raise sdk.OutcomeUnknown("the answer is about another payment")
+    return answers.change(payment, kind, raw)
 
 
 def _money(amount: sdk.Money) -> dict[str, Any]:

@@ -114,7 +114,7 @@ def reference(raw: dict[str, Any]) -> str | None:
     return told if told.startswith("op_") else None
 
 
-def refused(raw: dict[str, Any], psp_ref: str | None = None, *, by_state: bool = False) -> sdk.Declined:
+def refused(raw: dict[str, Any], *, by_state: bool = False) -> sdk.Declined:
     """What an answer with ``errors`` means (https://developer.squareup.com/docs/build-basics/handling-errors).
 
     Args:
@@ -125,15 +125,18 @@ def refused(raw: dict[str, Any], psp_ref: str | None = None, *, by_state: bool =
         OutcomeUnknown: the errors do not tell.
     """
     errors = sdk.read(raw.get("errors"), list[Error])
+    made = next((one for one in (raw.get("payment"), raw.get("refund")) if isinstance(one, dict)), {})
     if not errors or any(error.code in UNKNOWN for error in errors):
         raise sdk.OutcomeUnknown(f"Square answered {', '.join(error.code for error in errors) or 'no error'}")
     error = errors[0]
     final = error.code in REFUSALS.rows or error.category in ("PAYMENT_METHOD_ERROR", "REFUND_ERROR")
     if final or (by_state and error.code == "BAD_REQUEST"):
-        words = error.detail or None
-        code = REFUSALS.code(error.code)
         return sdk.Declined(
-            code=code, raw_code=error.code, message=words, psp_ref=psp_ref, raw={"errors": raw["errors"]}
+            code=REFUSALS.code(error.code),
+            raw_code=error.code,
+            message=error.detail or None,
+            psp_ref=made.get("id") if isinstance(made.get("id"), str) else None,
+            raw={"errors": raw["errors"]},
         )
     if error.category in ("INVALID_REQUEST_ERROR", "AUTHENTICATION_ERROR"):
         field = f" for {error.field}" if error.field else ""
