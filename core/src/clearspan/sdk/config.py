@@ -13,6 +13,7 @@ class AcmeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 from __future__ import annotations
 
 import inspect
+import types
 import typing
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -104,12 +105,15 @@ def _unwrapped(hint: Any) -> tuple[Any, dict[str, Any], str, str]:
                     extra |= meta.extra or {}
                     title, description = title or meta.title or "", description or meta.description or ""
             hint = hint.__origin__
-        elif (arms := [one for one in typing.get_args(hint) if one is not type(None)]) and len(arms) == 1:
-            if typing.get_origin(hint) is typing.Literal:
-                return hint, extra, title, description
+        elif typing.get_origin(hint) in (typing.Union, types.UnionType) and len(arms := _arms(hint)) == 1:
             hint = arms[0]
         else:
             return hint, extra, title, description
+
+
+def _arms(hint: Any) -> list[Any]:
+    """What a union allows besides nothing."""
+    return [one for one in typing.get_args(hint) if one is not type(None)]
 
 
 def _attributes(docstring: str) -> dict[str, str]:

@@ -19,6 +19,7 @@ from clearspan.sdk import (
     OutcomeUnknown,
     PspMisconfigured,
     PspUnavailable,
+    Secret,
     VaultCard,
     VaultContext,
     VaultError,
@@ -44,7 +45,7 @@ class SandboxVaultConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
 
     url: str = "http://127.0.0.1:8082"
     public_url: str = ""
-    api_key: str = "vk_sandbox"
+    api_key: Secret = "vk_sandbox"
     allow: tuple[str, ...] = ()
 
 

@@ -46,7 +46,7 @@ class _Parameters:
         self.fixturenames = test.__code__.co_varnames[1 : test.__code__.co_argcount]
         self.calls: list[dict[str, Any]] = [{}]
 
-    def parametrize(self, name: str, values: Sequence[Any], ids: object = None) -> None:
+    def parametrize(self, name: str, values: Sequence[Any], ids: object = None) -> None:  # noqa: ARG002  (as pytest calls it)
         self.calls = [{**call, name: value} for call in self.calls for value in values]
 
 
@@ -201,6 +201,7 @@ class ShowsItsSettings(SandboxPsp):
 
 class CardsPastTheVault(SandboxPsp):
     async def _call(self, method: str, path: str, body: Any = None, key: str = "", token: str = "") -> dict[str, Any]:
+        assert token is not None
         return await super()._call(method, path, body, key)
 
 
@@ -239,7 +240,7 @@ class _Checks(SandboxPsp):
 
     def check(self, time: str, given: list[str], delivery: sdk.WebhookDelivery) -> None:
         expected = sdk.hmac_hex(self._secret.encode(), time.encode() + b"." + self.signed(delivery))
-        if not any([sdk.same(one, expected) for one in given]):
+        if not any(sdk.same(one, expected) for one in given):
             raise sdk.WebhookRejected("wrong")
         self.check_time(time, delivery.received_at)
 
@@ -260,7 +261,7 @@ class SignedOverJsonWrittenAgain(_Checks):
 
 
 class TimeNotCompared(_Checks):
-    def check_time(self, time: str, now: datetime) -> None:
+    def check_time(self, *_: object) -> None:
         return
 
 

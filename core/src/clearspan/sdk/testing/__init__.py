@@ -7,6 +7,7 @@ provider's own description; ``ScriptedServer`` answers, well or badly, over real
 from clearspan.sdk.testing.openapi import CARD, DROP, Correction, Description, Example, nested
 from clearspan.sdk.testing.psp import PspConformance, Said, Script
 from clearspan.sdk.testing.server import FAULTS, Exchange, Request, ScriptedServer
+from clearspan.sdk.testing.vault import VaultConformance
 from clearspan.sdk.testing.webhooks import NOW, Delivery
 
 __all__ = [
@@ -22,7 +23,8 @@ __all__ = [
     "PspConformance",
     "Request",
     "Said",
-    "ScriptedServer",
     "Script",
+    "ScriptedServer",
+    "VaultConformance",
     "nested",
 ]

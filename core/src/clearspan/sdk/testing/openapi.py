@@ -159,9 +159,9 @@ class Description:
 
     def examples(self) -> Iterator[Example]:
         """Every documented example of a body, of requests, answers and webhooks."""
-        seen = set()
+        seen: set[tuple[str, str]] = set()
         for operation in self._operations:
-            if id(operation.said["parameters"]) in seen or (operation.method, operation.path) in seen:
+            if (operation.method, operation.path) in seen:
                 continue
             seen.add((operation.method, operation.path))
             yield from self._examples(operation.document, operation.method.upper(), operation.path, operation.said)
@@ -348,7 +348,7 @@ class Description:
         if isinstance(value, list):
             inner = [each["items"] for each in said if "items" in each]
             return [self._coerced(document, {"anyOf": inner} if inner else True, one) for one in value]
-        types: set[str] = set()
+        types: set[Any] = set()
         for one in said:
             types |= set(one["type"] if isinstance(one.get("type"), list) else [one.get("type")])
         if "integer" in types and re.fullmatch(r"-?[0-9]{1,18}", value):
@@ -383,17 +383,16 @@ def nested(text: str) -> dict[str, Any]:
         head, *rest = re.findall(r"^[^\[]+|\[([^\]]*)\]", name) and re.split(r"\]?\[", name.removesuffix("]"))
         place: Any = found
         for here, following in zip([head, *rest], [*rest, None], strict=False):
-            here = here or str(len(place))  # a[]=c
             if not isinstance(place, dict):
-                raise ValueError(f"{name} is a text and something nested")
-            if following is None:
-                if here in place:
-                    before = place[here]
-                    place[here] = [*before, value] if isinstance(before, list) else [before, value]
-                else:
-                    place[here] = value
+                raise ValueError(f"{name} is a text and something nested")  # noqa: TRY004  (what was sent is wrong)
+            step = here or str(len(place))  # a[]=c
+            if following is not None:
+                place = place.setdefault(step, {})
+            elif step in place:
+                before = place[step]
+                place[step] = [*before, value] if isinstance(before, list) else [before, value]
             else:
-                place = place.setdefault(here, {})
+                place[step] = value
     return {name: _lists(value) for name, value in found.items()}
 
 
@@ -434,13 +433,13 @@ def _server_path(document: dict[str, Any]) -> str:
     if "basePath" in document:
         return str(document["basePath"]).rstrip("/")
     servers = document.get("servers") or [{"url": ""}]
-    return urlsplit(servers[0]["url"]).path.rstrip("/")
+    return str(urlsplit(servers[0]["url"]).path).rstrip("/")
 
 
 def _at(document: Any, pointer: str) -> Any:
     for step in pointer.split("/")[1:]:
-        step = unquote(step).replace("~1", "/").replace("~0", "~")
-        document = document[int(step)] if isinstance(document, list) else document[step]
+        name = unquote(step).replace("~1", "/").replace("~0", "~")
+        document = document[int(name)] if isinstance(document, list) else document[name]
     return document
 
 

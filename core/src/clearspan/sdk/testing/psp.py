@@ -26,11 +26,10 @@ import contextlib
 import dataclasses
 import inspect
 import json
-import logging
 import re
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 from urllib.parse import quote, quote_plus
 
 import httpx
@@ -42,15 +41,14 @@ from clearspan.sdk.testing.openapi import Description
 from clearspan.sdk.testing.server import (
     FAULTS,
     RETRY_AFTER_S,
-    VAULT_MARK,
     Exchange,
     Request,
     ScriptedServer,
     strange_answer,
 )
+from clearspan.sdk.testing.transport import Direct, Patient, awaited, logged, run
 from clearspan.sdk.testing.webhooks import NOW, UNREADABLE, Delivery, SignedWebhooks
 
-T = TypeVar("T")
 REFERENCE = "op_01kaqz3v9wexxstm8dq04s2b71"
 OTHER_REFERENCE = "op_01kaqz3v9wexxstm8dq04s2b72"
 CARD_TOKEN = "tok_conformance"  # noqa: S105  (no secret)
@@ -224,90 +222,6 @@ class Play:
         return said[:600] + "".join(f"\n  sent {one.method} {one.target}" for one in self.sent)
 
 
-class _Transport(httpx.AsyncBaseTransport):
-    """Real connections; a request for the vault is marked, and an endless silence ends at once as a read timeout."""
-
-    def __init__(self, *, vault: bool, stuck: asyncio.Event | None = None) -> None:
-        self._inner = httpx.AsyncHTTPTransport(verify=False, trust_env=False)  # noqa: S501  (this machine only)
-        self._vault, self._stuck = vault, stuck
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        _mark(request, vault=self._vault)
-        if self._stuck is None:
-            return await self._inner.handle_async_request(request)
-        answer = asyncio.ensure_future(self._inner.handle_async_request(request))
-        silence = asyncio.ensure_future(self._stuck.wait())
-        try:
-            await asyncio.wait({answer, silence}, return_when=asyncio.FIRST_COMPLETED)
-            if not answer.done():
-                raise httpx.ReadTimeout("no answer in time", request=request)
-            return answer.result()
-        finally:
-            silence.cancel()
-            if not answer.done():
-                answer.cancel()
-                await asyncio.wait({answer})
-
-    async def aclose(self) -> None:
-        await self._inner.aclose()
-
-
-class _Direct(httpx.AsyncBaseTransport):
-    """The same answers without a connection, where there are thousands."""
-
-    def __init__(self, server: ScriptedServer, *, vault: bool) -> None:
-        self._server, self._vault = server, vault
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        _mark(request, vault=self._vault)
-        body = await request.aread()
-        headers = {name.lower(): value for name, value in request.headers.items()}
-        chosen = self._server.received(request.method, request.url.raw_path.decode(), headers, body)
-        if chosen is None:
-            return httpx.Response(500, json={"error": "the script has no answer to this request"})
-        said = chosen[1]
-        return httpx.Response(said.status, content=said.content(), headers=dict(said.headers))
-
-
-def _mark(request: httpx.Request, *, vault: bool) -> None:
-    token = request.extensions.get("vault_token")
-    if vault and token is not None:
-        request.headers[VAULT_MARK] = str(token)
-
-
-class _Lines(logging.Handler):
-    def __init__(self, lines: list[str]) -> None:
-        super().__init__(logging.DEBUG)
-        self._lines = lines
-        self.addFilter(lambda record: not record.name.startswith(("httpcore", "asyncio")))
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._lines.append(self.format(record))
-
-
-@contextlib.contextmanager
-def _logged(lines: list[str]) -> Iterator[None]:
-    root, handler = logging.getLogger(), _Lines(lines)
-    before = root.level
-    root.addHandler(handler)
-    root.setLevel(logging.DEBUG)
-    try:
-        yield
-    finally:
-        root.setLevel(before)
-        root.removeHandler(handler)
-
-
-def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run to its end in a loop of its own, whatever the test suite does with loops."""
-    loop = asyncio.new_event_loop()
-    try:
-        return loop.run_until_complete(work)
-    finally:
-        loop.run_until_complete(loop.shutdown_asyncgens())
-        loop.close()
-
-
 class PspConformance(SignedWebhooks):
     """Inherit it in a plugin's tests, as ``Test...``, and declare what is true of the PSP.
 
@@ -315,8 +229,8 @@ class PspConformance(SignedWebhooks):
         adapter: the class.
         description: the provider's own, or ``None``: then override ``request_errors`` (and ``response_errors``).
         scenarios: name -> ``Script``. Which ones are demanded follows from the facts; ``demanded`` lists them.
-        prelude: answers that any run may need first (an access token): each with its ``path``; they are ``prepares`` and ``repeats``
-            without being told.
+        prelude: answers that any run may need first (an access token): each with its ``path``; they are ``prepares`` and
+            ``repeats`` without being told.
         refusals: the adapter's ``RefusalTable``, or several.
         amount: of the usual charge.
         currencies: which are tried, as far as the facts allow them; add the PSP's own exceptions.
@@ -342,7 +256,7 @@ class PspConformance(SignedWebhooks):
     amounts: ClassVar[Mapping[str, int]] = {}
     charge_ref: ClassVar[str] = "ch_conformance"
     psp_ref: ClassVar[str] = "ch_conformance"
-    token: ClassVar[str] = "psp_token_conformance"
+    token: ClassVar[str] = "psp_token_conformance"  # noqa: S105  (no secret)
     stored_token: ClassVar[str] = ""
     method: ClassVar[str | None] = None
     return_params: ClassVar[Mapping[str, str]] = {}
@@ -389,7 +303,7 @@ class PspConformance(SignedWebhooks):
         assert not missing, f"by its facts {self.adapter.name} needs the scenarios {', '.join(missing)}"
         unknown = [name for name, one in self.scenarios.items() if name not in SCENARIOS and not one.verb]
         assert not unknown, f"scenarios nobody knows, without a verb: {', '.join(unknown)}"
-        assert 1 <= facts.idempotency.max_len
+        assert facts.idempotency.max_len >= 1
         wrong = facts.currencies - sdk.CURRENCIES.keys()
         assert not wrong, f"no currencies: {', '.join(sorted(wrong))}"
         if sdk.SourceKind.REDIRECT not in facts.sources:
@@ -677,10 +591,10 @@ class PspConformance(SignedWebhooks):
         for at, exchange in enumerate(script.exchanges):
             for fault in FAULTS:
                 if fault not in ("huge_body", "gzip_bomb") and (answer := strange_answer(fault, exchange)) is not None:
-                    plays.append(self.play(scenario, direct=True, replace={at: answer}))
+                    plays += [self.play(scenario, direct=True, replace={at: answer})]
             for status in (400, 404, 422):
                 odd = Exchange(status, {"error": {"code": UNHEARD_OF, "message": "no"}, "message": "no", "errors": []})
-                plays.append(self.play(scenario, direct=True, replace={at: odd}))
+                plays += [self.play(scenario, direct=True, replace={at: odd})]
         hidden = set(self._secrets()) | set(PLACEHOLDERS.values())
         for play in plays:
             hidden |= {word for one in play.sent for word in one.headers.get("authorization", "").split()[1:]}
@@ -735,7 +649,7 @@ class PspConformance(SignedWebhooks):
         found = []
         for live in (False, True):
             server = ScriptedServer()
-            http = httpx.AsyncClient(transport=_Direct(server, vault=False))
+            http = httpx.AsyncClient(transport=Direct(server, vault=False))
             context = sdk.PspContext(http=http, vault_http=http, live=live, now=lambda: NOW)
             name = self._first()
             adapter = self.adapter(self._settings(""), context)
@@ -761,9 +675,9 @@ class PspConformance(SignedWebhooks):
         play = Play(delivery)
         config = self.foreign_config(url) if foreign else self.config(url)
         settings = msgspec.convert({**config, **delivery.config}, self.adapter.config_type)
-        async with httpx.AsyncClient(transport=_Direct(server, vault=False)) as http:
+        async with httpx.AsyncClient(transport=Direct(server, vault=False)) as http:
             context = sdk.PspContext(http=http, vault_http=http, live=False, now=lambda: delivery.at)
-            with _logged(play.logged):
+            with logged(play.logged):
                 try:
                     play.outcome = await self.adapter(settings, context).verify_webhook(delivery.told(url))
                 except Exception as error:  # noqa: BLE001  (whatever it is, it is judged)
@@ -822,7 +736,6 @@ class PspConformance(SignedWebhooks):
         said_reference: str = REFERENCE,
         status_at: int | None = None,
         code: str = "",
-        message: str = "",
         fault: str = "",
         at: int = 0,
         prelude_at: int | None = None,
@@ -840,7 +753,7 @@ class PspConformance(SignedWebhooks):
             money: what is asked for.
             said_money, said_reference: what the answers speak of instead.
             status_at: the position of an answer with a status that nobody documented.
-            code, message: in the answers.
+            code: a refusal's, in the answers.
             fault, at, prelude_at: which fault meets which answer.
             url: where the PSP is said to be.
             tls: the PSP is said to speak TLS and does not.
@@ -864,9 +777,7 @@ class PspConformance(SignedWebhooks):
                 stack.enter_context(server)
             address = url or server.url or "http://127.0.0.1:9"
             said = self._said(scenario, request, said_money or asked, said_reference, address)
-            said = dataclasses.replace(
-                said, code=(lambda _: code) if code else str, **({"message": message} if message else {})
-            )
+            said = dataclasses.replace(said, code=(lambda _: code) if code else str)
             answers = []
             for position, one in enumerate(script.exchanges):
                 mine = dataclasses.replace(said, status=lambda _: UNHEARD_OF) if position == status_at else said
@@ -876,15 +787,13 @@ class PspConformance(SignedWebhooks):
                 answers.append(answer)
             server.load([*(_filled(one, said) for one in prelude), *(answers * times)])
             play = Play(request)
-            stack.enter_context(_logged(play.logged))
+            stack.enter_context(logged(play.logged))
             async with contextlib.AsyncExitStack() as clients:
                 silence = stuck if fault == "hang" and not cancel else None
                 http, vault_http = [
                     await clients.enter_async_context(
                         httpx.AsyncClient(
-                            transport=_Direct(server, vault=vault)
-                            if direct
-                            else _Transport(vault=vault, stuck=silence),
+                            transport=Direct(server, vault=vault) if direct else Patient(vault=vault, stuck=silence),
                             timeout=20,
                             trust_env=False,
                         )
@@ -895,9 +804,8 @@ class PspConformance(SignedWebhooks):
                 place = address.replace("http://", "https://") if tls else address
                 play.adapter = self.adapter(self._settings(place), context)
                 for _ in range(times):
-                    await self._awaited(
-                        play, getattr(play.adapter, self._verb(scenario))(request), stuck, fault, cancel
-                    )
+                    impatient = cancel or fault == "slow_drip"
+                    await self._call(play, self._verb(scenario), stuck, cancel=cancel, impatient=impatient)
             play.sent, play.unexpected, play.unused = server.requests, server.unexpected, server.unused
         return play
 
@@ -911,18 +819,9 @@ class PspConformance(SignedWebhooks):
         ]
         return found[0] if found else 0
 
-    async def _awaited(self, play: Play, verb: Awaitable[Any], stuck: asyncio.Event, fault: str, cancel: bool) -> None:
-        """As the core awaits it: with an end to its patience."""
-        task = asyncio.ensure_future(verb)
-        impatient = asyncio.ensure_future(stuck.wait())
-        ends = cancel or fault == "slow_drip"
-        await asyncio.wait({task, impatient} if ends else {task}, return_when=asyncio.FIRST_COMPLETED)
-        impatient.cancel()
-        if not task.done():
-            task.cancel()
-            await asyncio.wait({task})
+    async def _call(self, play: Play, verb: str, stuck: asyncio.Event, *, cancel: bool, impatient: bool) -> None:
         try:
-            play.outcome = task.result()
+            play.outcome = await awaited(getattr(play.adapter, verb)(play.request), stuck, impatient=impatient)
         except asyncio.CancelledError as error:
             play.error = error if cancel else TimeoutError()
         except Exception as error:  # noqa: BLE001  (whatever it is, it is judged)
@@ -989,7 +888,7 @@ class PspConformance(SignedWebhooks):
     def _request(self, scenario: str, money: sdk.Money, key: str) -> Any:
         fields, verb = self._fields(scenario), self._verb(scenario)
         key = (key * 64)[: self.adapter.facts.idempotency.max_len][:64]
-        told = {"operation_id": REFERENCE, "key": key, "amount": money}
+        told: dict[str, Any] = {"operation_id": REFERENCE, "key": key, "amount": money}
         charge_ref = fields.get("charge_ref", self.charge_ref)
         psp_ref = fields.get("psp_ref")
         if verb == "create_intent":
@@ -1118,9 +1017,9 @@ def _text_of(exchange: Exchange) -> str:
     """An answer with its texts not filled in."""
     body = exchange.body
     if callable(body):
-        marks = {name: f"<{name}>" for name in ("amount", "charge_amount", "currency", "reference", "key")}
-        refs = {name: f"<{name}>" for name in ("charge_ref", "psp_ref", "token", "url", "message")}
-        body = body(Said(**marks, **refs, status=lambda word: f"<status:{word}>", code=lambda word: f"<code:{word}>"))  # type: ignore[arg-type]
+        texts = [one.name for one in dataclasses.fields(Said) if one.name not in ("status", "code")]
+        marks: dict[str, Any] = {name: f"<{name}>" for name in texts}
+        body = body(Said(**marks, status=lambda word: f"<status:{word}>", code=lambda word: f"<code:{word}>"))
     text = body.decode() if isinstance(body, bytes) else body if isinstance(body, str) else json.dumps(body)
     return text + json.dumps(dict(exchange.headers))
 
@@ -1170,14 +1069,15 @@ def _sent(request: Request) -> dict[str, Any]:
 
 
 def _differences(one: list[dict[str, Any]], two: list[dict[str, Any]]) -> str:
+    """What differs, without the values of headers that may be secret."""
     if len(one) != len(two):
         return f"{len(one)} and {len(two)} requests"
-    return "; ".join(
-        f"{name}: {a[name]!r} and {b[name]!r}"
-        for a, b in zip(one, two, strict=True)
-        for name in a
-        if a[name] != b[name]
-    )
+    found = []
+    for a, b in zip(one, two, strict=True):
+        found += [f"{name}: {a[name]!r} and {b[name]!r}" for name in ("method", "target", "body") if a[name] != b[name]]
+        names = a["headers"].keys() | b["headers"].keys()
+        found += [f"header {name}" for name in sorted(names) if a["headers"].get(name) != b["headers"].get(name)]
+    return "; ".join(found)
 
 
 def _changed(one: Request, two: Request) -> list[str]:

@@ -25,7 +25,8 @@ class Delivery:
         at: when it is received.
         config: settings that differ from ``config(url)``: the secret of a published vector.
         exchanges: answers to what the adapter asks to check or read it.
-        news: what must come out, in order (``sdk.OperationNews`` …; ``type(None)`` for an event of no interest); ``None``: anything.
+        news: what must come out, in order (``sdk.OperationNews`` …; ``type(None)`` for an event of no interest); ``None``:
+            anything.
     """
 
     body: bytes
@@ -53,7 +54,8 @@ class SignedWebhooks:
         webhooks: messages that must be believed as they are: published vectors, documented samples.
         webhook_body: of a message about a charge, to be signed by ``sign``; by default the first one of ``webhooks``.
         webhook_secret: what signs the messages of the account of ``config``; ``foreign_secret``: another account's.
-        webhook_exchanges: answers to what the adapter asks to check or read any message (a certificate); each may be asked for again.
+        webhook_exchanges: answers to what the adapter asks to check or read any message (a certificate); each may be asked for
+            again.
         signs_time: the signature covers a time, so that an old message can be told.
         signs_bytes: it covers the raw body. ``False`` where it covers chosen fields; ``tampered`` then says what is changed.
     """
@@ -73,7 +75,7 @@ class SignedWebhooks:
         """
         raise NotImplementedError("say how the PSP signs: override sign()")
 
-    def sign_twice(self, body: bytes, *, secrets: Sequence[str], at: datetime) -> Delivery | None:
+    def sign_twice(self, body: bytes, *, secrets: Sequence[str], at: datetime) -> Delivery | None:  # noqa: ARG002  (for heirs)
         """A message with a signature by each secret; ``None`` when the PSP never sends such."""
         return None
 
