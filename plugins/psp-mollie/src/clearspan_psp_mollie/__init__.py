@@ -14,8 +14,9 @@ Facts and their sources (read 2026-11-23; the docs' addresses are below https://
   partially captured card payment is ``paid``), so that several captures are not offered.
 - Currencies: /docs/multicurrency, without BGN and RUB, which the newer edition no longer shows.
 
-More than 150 lines, because a Mollie account has no event log: what happened is read from four lists (``activity``), and
-settlements from five. Cards never pass through here: their fields are Mollie's (Components) or its hosted pages.
+More than 150 lines: Mollie takes three kinds of sources and has two webhooks, no event log (what happened is read from four
+lists, ``activity``) and no settlement report (a settlement is five). Cards never pass through here: their fields are Mollie's own
+(Components), or its hosted pages.
 """
 
 from __future__ import annotations
