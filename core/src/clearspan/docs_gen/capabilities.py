@@ -75,8 +75,8 @@ def section() -> str:
     head = f"| | {' | '.join(facts)} |\n|---|{'---|' * len(facts)}\n"
     body = "".join(f"| {name} | {' | '.join(cells)} |\n" for name, cells in rows)
     return (
-        f"\nSDK {API_VERSION}. Lines of code: of the adapter's module and the modules of its package that it imports, without refusal"
-        f" table, settings, docstrings, comments and blanks.\n\n{head}{body}\n"
+        f"\nSDK {API_VERSION}. Lines of code: of the adapter's module and the modules of its package that it imports, without"
+        f" refusal table, settings, docstrings, comments and blanks.\n\n{head}{body}\n"
     )
 
 

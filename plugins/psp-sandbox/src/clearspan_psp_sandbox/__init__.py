@@ -1,7 +1,6 @@
 """The adapter of the sandbox PSP, a simulated acquirer in its own process with its own books.
 
-Its interface, the source of every fact below, is described in ``clearspan_psp_sandbox.simulator``. Together with ``answers`` and
-``signatures`` it has more than 150 lines: it reads everything the simulator can say, disputes, returns and lists included.
+Source of every fact: ``clearspan_psp_sandbox.simulator``. More than 150 lines with ``answers``, which read all it can say.
 """
 
 from __future__ import annotations
