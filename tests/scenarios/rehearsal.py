@@ -12,6 +12,8 @@ import importlib.util
 import os
 import subprocess
 import sys
+import threading
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,6 +21,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import httpx
 import msgspec
+from tests.conftest import free_ports
 
 from clearspan.platform import clock
 
@@ -69,9 +72,10 @@ class Rehearsal:
 
     def __init__(self, stage: Stage) -> None:
         self.stage = stage
+        self._old = 0
         environment = os.environ | {"PYTHONUNBUFFERED": "1"}
         self._process = subprocess.Popen(
-            [sys.executable, str(stage.folder / "simulator.py"), "--port", "0"],
+            [sys.executable, str(stage.folder / "simulator.py"), "--port", str(free_ports(1)[0])],
             stdout=subprocess.PIPE,
             text=True,
             env=environment,
@@ -80,6 +84,13 @@ class Rehearsal:
         line = self._process.stdout.readline()
         assert line.startswith("ready "), line
         self.url = line.removeprefix("ready ").strip()
+        for _ in range(200):  # some say so a moment before they listen
+            with suppress(httpx.TransportError):
+                httpx.get(f"{self.url}/_control/problems", trust_env=False)
+                return
+            self._process.poll()
+            threading.Event().wait(0.05)
+        raise AssertionError(f"{stage} does not listen")
 
     def stop(self) -> None:
         """End the process; some of its answers hang, and it keeps nothing that is worth waiting for."""
@@ -102,13 +113,20 @@ class Rehearsal:
         """The PSP's own book."""
         return msgspec.convert(await self._control("GET", "charges"), list[Booked])
 
+    async def settle(self) -> None:
+        """Time passes at the PSP: what was accepted and not done yet is done, where its simulator lets things wait."""
+        async with httpx.AsyncClient(trust_env=False, timeout=20) as http:
+            await http.post(f"{self.url}/_control/settle", json={})
+
     async def told_where(self, url: str) -> None:
-        """The address of the account's webhooks, for PSPs that sign it."""
+        """The address of the account's webhooks, for PSPs that sign it; what was told before is another account's affair."""
+        self._old = len(await self._control("GET", "webhooks"))
         await self._control("POST", "webhook", {"url": url})
 
     async def webhooks(self) -> list[tuple[dict[str, str], bytes]]:
-        """Every message so far."""
-        return [(one["headers"], one["body"].encode()) for one in await self._control("GET", "webhooks")]
+        """Every message since then."""
+        told = await self._control("GET", "webhooks")
+        return [(one["headers"], one["body"].encode()) for one in told[self._old :]]
 
     async def problems(self) -> list[str]:
         """Requests that are not as the official description says."""

@@ -32,6 +32,7 @@ from clearspan.platform.plugins import Plugins
 from clearspan.platform.problems import DomainError, InvalidRequest, NotFound
 from clearspan.platform.telemetry import Metrics
 from clearspan.psps.service import PspAccounts
+from clearspan.psps.settlements import Settlements
 from clearspan.psps.webhooks import PspWebhooks
 from clearspan.rebills.clocks import TestClocks
 from clearspan.rebills.desk import Rebills
@@ -83,6 +84,7 @@ class Gateway:
         self.psps = PspAccounts(
             self.db, self.tenants, plugins, self.vaults, settings, self.metrics, _psp_guard(settings)
         )
+        self.settlements = Settlements(self.psps)
         self.payments = Payments(self.db, self.psps, master.installation, settings, self.metrics)
         self.scheduler = Scheduler(self.db, settings)
         self.collector = Collector(self.db, self.payments, settings)
@@ -244,6 +246,7 @@ SERVICES = (
     "api_keys",
     "psps",
     "psp_webhooks",
+    "settlements",
     "vaults",
     "capture_links",
     "webhooks",

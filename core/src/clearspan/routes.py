@@ -26,6 +26,7 @@ from clearspan.platform.pages import DocsController, HealthController
 from clearspan.platform.plugins import Plugins
 from clearspan.psps.controller import PspAccountController, PspController
 from clearspan.psps.inbox_controller import PspWebhookController, WebhookController
+from clearspan.psps.settlements_controller import SettlementController
 from clearspan.rebills.clocks_controller import TestClockController
 from clearspan.rebills.controller import DunningPlanController, RebillController
 from clearspan.rebills.notices_controller import NoticeController
@@ -63,6 +64,7 @@ V1 = (
     NoticeController,
     PspController,
     PspAccountController,
+    SettlementController,
     PspWebhookController,
     EventController,
     WebhookEndpointController,

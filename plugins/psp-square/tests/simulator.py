@@ -74,7 +74,7 @@ class Simulator:
         """``POST next {"fault"}``, ``POST webhook {"url", "secret"}``, ``GET charges | webhooks | problems``.
 
         Beyond what all simulators have: ``POST reset`` starts anew, ``POST refund {"id", "status"}`` ends a pending refund,
-        ``POST dispute {"payment", "state"}`` opens a dispute or goes on with it.
+        ``POST settle`` all of them, ``POST dispute {"payment", "state"}`` opens a dispute or goes on with it.
         """
         match method, path:
             case "POST", "next":
@@ -87,11 +87,11 @@ class Simulator:
             case "POST", "reset":
                 self.__init__()  # type: ignore[misc]
             case "POST", "refund":
-                refund = self.refunds[body["id"]]
-                refund |= {"status": body["status"], "updated_at": self.now()}
-                if body["status"] == "COMPLETED":
-                    self.give_back(refund)
-                self.tell("refund.updated", "refund", refund)
+                self.end_refund(body["id"], body["status"])
+            case "POST", "settle":
+                for name, refund in self.refunds.items():
+                    if refund["status"] == "PENDING":
+                        self.end_refund(name, "COMPLETED")
             case "POST", "dispute":
                 self.dispute(body["payment"], body["state"])
             case "GET", "charges":
@@ -267,6 +267,14 @@ class Simulator:
         payment.setdefault("refund_ids", []).append(name)
         self.tell("refund.created", "refund", refund)
         return refund
+
+    def end_refund(self, name: str, status: str) -> None:
+        """A refund that was pending has an end, and a message says so."""
+        refund = self.refunds[name]
+        refund |= {"status": status, "updated_at": self.now()}
+        if status == "COMPLETED":
+            self.give_back(refund)
+        self.tell("refund.updated", "refund", refund)
 
     def give_back(self, refund: dict[str, Any]) -> None:
         """A refund's money has left."""

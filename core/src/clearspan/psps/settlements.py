@@ -1,4 +1,4 @@
-"""What a PSP pays out, line by line: asked of its API, or read from a report it publishes. Nothing is stored and nothing is booked."""
+"""What a PSP pays out, line by line: asked of its API, or read from a report it publishes. Nothing is stored or booked."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ class SettlementsNotSupported(DomainError):
     code = "settlements_not_supported"
     status = 422
     title = "This PSP account tells no settlements this way"
-    advice = "GET /v1/psps: `does` has `settlements` where they can be asked for and `settlement_files` where a report can be read."
+    advice = (
+        "GET /v1/psps: `does` has `settlements` where they can be asked for, `settlement_files` where a report is read."
+    )
 
 
 class SettlementUnreadable(DomainError):
@@ -131,7 +133,9 @@ class Settlements:
             lines: Sequence[SettlementLine] = await asyncio.to_thread(understand, report)
             return _out(account_id, lines)
         except (ValueError, PspError, msgspec.ValidationError) as error:
-            raise SettlementUnreadable(f"It is none of {psp.name}'s as documented: {mask_pan(str(error))[:300]}") from error
+            raise SettlementUnreadable(
+                f"It is none of {psp.name}'s as documented: {mask_pan(str(error))[:300]}"
+            ) from error
 
 
 def _out(account_id: str, lines: Sequence[SettlementLine]) -> SettlementOut:
