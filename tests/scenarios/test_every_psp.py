@@ -333,3 +333,56 @@ async def test_a_message_that_was_touched_is_not_believed(world: World) -> None:
     after = await world.shop.get(paid)
     assert (after["status"], after["amounts"]) == (before["status"], before["amounts"])
     assert len(await world.charges(paid)) == 1
+
+
+@pytest.fixture
+async def stripe_then_adyen(
+    gateway: Gateway, merchant: Merchant, rehearsals: dict[str, Rehearsal]
+) -> AsyncIterator[Shop]:
+    """A merchant with an account at Stripe, which comes first, and one at Adyen."""
+    headers = {"Authorization": f"Bearer {merchant.key}"}
+    transport = httpx.ASGITransport(app=create_app(gateway))
+    async with httpx.AsyncClient(transport=transport, base_url=BASE_URL, headers=headers) as http:
+        for priority, name in enumerate(("stripe", "adyen"), 1):
+            config = rehearsals[name].stage.account_config(rehearsals[name].url)
+            body = {"psp": name, "name": name, "priority": priority, "config": config}
+            assert (await http.post("/v1/psp-accounts", json=body)).status_code == 201
+        yield Shop(http, rehearsals["stripe"].url)
+
+
+async def test_a_declined_stripe_charge_goes_over_to_adyen_with_the_one_vault_token(
+    stripe_then_adyen: Shop, rehearsals: dict[str, Rehearsal]
+) -> None:
+    shop = stripe_then_adyen
+    answer = await shop.pay(AMOUNT, "tok_decline_processing_error", failover=True, return_url=RETURN_URL)
+    payment = await shop.get(answer.json())
+    assert payment["status"] == "succeeded", payment
+    told = [(one["account"], one["state"], one["code"]) for one in payment["operations"]]
+    assert told == [("stripe", "declined", "processing_error"), ("adyen", "succeeded", None)]
+    booked = {
+        name: [
+            one
+            for one in await rehearsals[name].charges()
+            if one.reference in {op["id"] for op in payment["operations"]}
+        ]
+        for name in ("stripe", "adyen")
+    }
+    assert [one.status for one in booked["stripe"] if one.status != "declined"] == []
+    assert [(one.amount_minor, one.status) for one in booked["adyen"]] == [(AMOUNT, "captured")]
+    assert await rehearsals["stripe"].problems() == []
+    assert await rehearsals["adyen"].problems() == []
+
+
+@pytest.mark.parametrize("fault", ["hang_after", "hang_before", "error_before", "garbage_after"])
+async def test_an_unknown_stripe_charge_never_goes_over(
+    stripe_then_adyen: Shop, rehearsals: dict[str, Rehearsal], fault: str
+) -> None:
+    shop = stripe_then_adyen
+    await shop.card()
+    await rehearsals["stripe"].next(fault)
+    answer = await shop.pay(AMOUNT, failover=True, return_url=RETURN_URL)
+    payment = await shop.get(answer.json())
+    assert (payment["status"], payment["outcome"]) == ("processing", "unknown"), payment
+    assert [one["account"] for one in payment["operations"]] == ["stripe"]
+    mine = {one["id"] for one in payment["operations"]}
+    assert [one for one in await rehearsals["adyen"].charges() if one.reference in mine] == []

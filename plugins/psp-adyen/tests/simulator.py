@@ -32,7 +32,8 @@ REFUSALS = {
     "4000000000009995": ("12", "Not enough balance", "51 : Insufficient funds/over credit limit"),
     "4000000000000002": ("2", "Refused", "05 : Do not honor"),
 }
-APPROVED = {"4242424242424242", "5555555555554444", "4111111111111111"}
+# The last one is declined elsewhere, with an error on the way: what fails over comes here.
+APPROVED = {"4242424242424242", "5555555555554444", "4111111111111111", "4000000000000119"}
 CHALLENGE = "4000002500003155"
 
 

@@ -341,10 +341,29 @@ class HolderPsp(PuppetPsp):
     )
 
 
+class FewPsp(PuppetPsp):
+    """A puppet that does everything once and whole."""
+
+    name: ClassVar[str] = "few"
+    facts: ClassVar[PspFacts] = msgspec.structs.replace(
+        PuppetPsp.facts,
+        capabilities=frozenset({Capability.PURCHASE, Capability.AUTHORIZE, Capability.REFUND}),
+    )
+
+
+class OncePsp(PuppetPsp):
+    """A puppet that takes one capture, of a part too, and releases the rest."""
+
+    name: ClassVar[str] = "once"
+    facts: ClassVar[PspFacts] = msgspec.structs.replace(
+        PuppetPsp.facts, capabilities=frozenset(Capability) - {Capability.MULTIPLE_CAPTURE}
+    )
+
+
 def with_puppets(settings: Settings) -> Plugins:
-    """The plugins of the tests, and one that brings ``PuppetPsp`` and ``HolderPsp``."""
+    """The plugins of the tests, and one that brings the puppets."""
     loaded = plugins.load(settings.plugins.enabled)
-    for kind in (PuppetPsp, HolderPsp):
+    for kind in (PuppetPsp, HolderPsp, FewPsp, OncePsp):
         loaded.psps[kind.name] = kind
         loaded.plugin_of_psp[kind.name] = "puppet"
     return loaded

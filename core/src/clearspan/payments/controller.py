@@ -186,7 +186,8 @@ class PaymentController(Controller):
         status_code=200,
         opt={"scope": "payments:write"},
         responses=problems(
-            errors.PaymentNotFound, errors.NotCapturable, errors.AboveCapturable, errors.InProgress, errors.UnknownOutcome,
+            errors.PaymentNotFound, errors.NotCapturable, errors.AboveCapturable, errors.NotOffered,
+            errors.InProgress, errors.UnknownOutcome,
             errors.OutcomeNotStored, money=PaymentOut,
         ),
     )  # fmt: skip
@@ -206,7 +207,7 @@ class PaymentController(Controller):
         status_code=200,
         opt={"scope": "payments:write"},
         responses=problems(
-            errors.PaymentNotFound, errors.NotCancelable, errors.InProgress, errors.UnknownOutcome,
+            errors.PaymentNotFound, errors.NotCancelable, errors.NotOffered, errors.InProgress, errors.UnknownOutcome,
             errors.OutcomeNotStored, money=PaymentOut,
         ),
     )  # fmt: skip
@@ -267,7 +268,8 @@ class PaymentController(Controller):
         status_code=201,
         opt={"scope": "payments:write"},
         responses=problems(
-            errors.PaymentNotFound, errors.NotRefundable, errors.AboveRefundable, errors.InProgress, errors.UnknownOutcome,
+            errors.PaymentNotFound, errors.NotRefundable, errors.AboveRefundable, errors.NotOffered,
+            errors.InProgress, errors.UnknownOutcome,
             errors.OutcomeNotStored, money=RefundOut,
         ),
     )  # fmt: skip

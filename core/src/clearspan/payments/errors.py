@@ -148,6 +148,15 @@ class NotRefundable(DomainError):
     advice = "Only captured amounts can be refunded; an authorisation is canceled instead. Nothing was refunded."
 
 
+class NotOffered(DomainError):
+    """The PSP of the charge cannot do this; ``capability`` says what is missing."""
+
+    code = "not_offered_by_psp"
+    status = 422
+    title = "The PSP of this payment cannot do that"
+    advice = "GET /v1/psps tells what each PSP can. Nothing was sent."
+
+
 class AboveCapturable(DomainError):
     """The amount is more than what is left to capture."""
 

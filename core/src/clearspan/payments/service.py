@@ -506,7 +506,8 @@ class Payments:
         """
         now = clock.now()
         wanted = None if charge.psp_account_id is None else ids.encode("acct", charge.psp_account_id)
-        choice = await self._choose_any(caller.scope, charge.currency, "automatic", wanted)
+        by_merchant = not charge.customer_present
+        choice = await self._choose_any(caller.scope, charge.currency, "automatic", wanted, by_merchant=by_merchant)
         operation = self._lease_fields(now) | {
             "sources": sorted(choice.candidate.facts.sources),
             "operation_id": charge.operation_id,
@@ -1320,21 +1321,24 @@ class Payments:
             if mandate is not None and mandate.psp_account_id is not None:
                 with contextlib.suppress(NoRoute):
                     account = ids.encode("acct", mandate.psp_account_id)
-                    choice = await self._choose(caller.scope, *place, account, source=None)
+                    choice = await self._choose(caller.scope, *place, account, source=None, by_merchant=True)
         if choice is None:
-            choice = await self._choose_any(caller.scope, *place, wish.account, verifies=given["amount_minor"] == 0)
+            verifies, by_merchant = given["amount_minor"] == 0, not given["customer_present"]
+            choice = await self._choose_any(
+                caller.scope, *place, wish.account, verifies=verifies, by_merchant=by_merchant
+            )
         return self._operation(caller, key, now, "charge") | _chosen(choice)
 
     async def _choose_any(
-        self, scope: Scope, currency: str, capture_method: str, wanted: str | None, *, verifies: bool = False
+        self, scope: Scope, currency: str, capture_method: str, wanted: str | None, **more: Any
     ) -> Choice:
         """An account for a method whose kind is not known yet: for a card, which most are, else for whatever it is."""
         place = currency, capture_method, wanted
         try:
-            return await self._choose(scope, *place, verifies=verifies)
+            return await self._choose(scope, *place, **more)
         except NoRoute as refused:
             try:
-                return await self._choose(scope, *place, verifies=verifies, source=None)
+                return await self._choose(scope, *place, **more, source=None)
             except NoRoute:
                 raise refused from None
 
@@ -1385,6 +1389,7 @@ class Payments:
             "operation_id": operation_id,
             "psp_key": ids.psp_key(operation_id, 0, KEY_LENGTH),
             "want": want,
+            "lacking": self._psps.lacking() if want != "charge" else None,
         }
 
     def _lease_fields(self, now: datetime) -> dict[str, Any]:

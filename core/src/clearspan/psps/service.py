@@ -43,6 +43,7 @@ from clearspan.psps.schemas import (
 from clearspan.psps.settings import Credentials
 from clearspan.routing.service import Candidate
 from clearspan.sdk import (
+    Capability,
     CardSource,
     Money,
     NotFound,
@@ -65,6 +66,16 @@ from clearspan.vaults.service import Vaults
 
 log = structlog.get_logger("clearspan.psps")
 CACHE_S = 5.0
+FOLLOW_UPS = frozenset(
+    {
+        Capability.PARTIAL_CAPTURE,
+        Capability.MULTIPLE_CAPTURE,
+        Capability.VOID,
+        Capability.REFUND,
+        Capability.PARTIAL_REFUND,
+    }
+)
+"""What may be asked of a charge that was made."""
 _COLUMNS = (
     "psp_account_id, live, psp, name, priority, status, config_version, webhook_token, sequence, created_at, updated_at"
 )
@@ -427,6 +438,14 @@ class PspAccounts:
     def webhook_address(self, token: str) -> str | None:
         """The address that ends in this token; ``None`` when nobody knows this installation's."""
         return webhook_url(self._public_url, token)
+
+    def lacking(self) -> dict[str, list[str]]:
+        """PSP -> what cannot be done with its charges, where there is something."""
+        missing = {
+            name: sorted(one.value for one in FOLLOW_UPS - kind.facts.capabilities)
+            for name, kind in self._plugins.psps.items()
+        }
+        return {name: capabilities for name, capabilities in missing.items() if capabilities}
 
     def webhook_answer(self, psp: str) -> str:
         """The body that a PSP wants of our 200; empty when it does not care."""

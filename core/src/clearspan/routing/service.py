@@ -57,6 +57,7 @@ def choose(
     capture_method: str,
     wanted: str | None,
     verifies: bool = False,
+    by_merchant: bool = False,
     source: SourceKind | None = SourceKind.CARD,
     method: str | None = None,
     tried: Collection[UUID] = (),
@@ -69,6 +70,7 @@ def choose(
         capture_method: ``automatic`` or ``manual``.
         wanted: an account's name or public id that the client asks for, or ``None``.
         verifies: the charge is an authorisation of nothing.
+        by_merchant: the customer is not present.
         source: what it is paid with; ``None``: not known yet, any will do.
         method: with a redirect, the PSP's word for what the payer wants.
         tried: accounts that had their turn.
@@ -78,6 +80,7 @@ def choose(
     """
     needed = [Capability.AUTHORIZE if capture_method == "manual" else Capability.PURCHASE]
     needed += [Capability.VERIFY] if verifies else []
+    needed += [Capability.MERCHANT_INITIATED] if by_merchant else []
     rejected: list[dict[str, str]] = []
     fitting: list[Candidate] = []
     for candidate in sorted(candidates, key=lambda one: (one.priority, one.name)):

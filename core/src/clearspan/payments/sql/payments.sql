@@ -513,6 +513,8 @@ DECLARE
     left_minor bigint;
     before text;
     detail jsonb;
+    lacking jsonb; -- capabilities that the PSP of the charge has not
+    missing text;
 BEGIN
     PERFORM enter_{{v}}(p);
     claim := idempotency_claim_{{v}}(p, (p->>'payment_id')::uuid, (p->'operation'->>'operation_id')::uuid);
@@ -529,6 +531,8 @@ BEGIN
     SELECT * INTO charge FROM operations o
     WHERE o.tenant_id = tenant AND o.live = is_live
       AND o.operation_id = COALESCE((p->'operation'->>'unwinds')::uuid, pay.charge_operation_id);
+    SELECT COALESCE(p->'operation'->'lacking'->a.psp, '[]') INTO lacking FROM psp_accounts a
+    WHERE a.tenant_id = tenant AND a.live = is_live AND a.psp_account_id = charge.psp_account_id;
     IF p->'operation' ? 'unwinds' THEN
         IF charge.state NOT IN ('surplus', 'succeeded', 'requires_action') OR NOT payment_unwinds_{{v}}(pay, true)
            OR (charge.state <> 'surplus' AND pay.cancel_requested_at IS NULL) THEN
@@ -595,6 +599,10 @@ BEGIN
             END IF;
         ELSE
             left_minor := pay.authorized_minor - pay.captured_minor - pay.capture_pending_minor - pay.voided_minor;
+            -- Where a PSP takes one capture only, it releases the rest, whether it was told so or not.
+            IF want = 'capture' AND asked < left_minor AND lacking ? 'multiple_capture' THEN
+                p := jsonb_set(p, '{operation,final}', 'true');
+            END IF;
             -- A void, and the release after a final capture, take whatever is left: no other capture may be under way.
             IF EXISTS (SELECT FROM operations o WHERE o.tenant_id = tenant AND o.live = is_live AND o.payment_id = pay.payment_id
                        AND (o.kind = 'void' OR (o.kind = 'capture' AND (want = 'void' OR o.final
@@ -610,6 +618,14 @@ BEGIN
         IF COALESCE(asked, left_minor) > left_minor OR (left_minor = 0 AND pay.status <> 'requires_action') THEN
             PERFORM refuse_{{v}}(CASE want WHEN 'capture' THEN 'amount_above_capturable' ELSE 'amount_above_refundable' END,
                 detail || jsonb_build_object('available_minor', left_minor, 'currency', pay.currency));
+        END IF;
+        missing := CASE
+            WHEN want = 'capture' AND asked < left_minor THEN 'partial_capture'
+            WHEN want = 'void' AND pay.status <> 'requires_action' THEN 'void'
+            WHEN want = 'refund' AND NOT lacking ? 'refund' AND COALESCE(asked, left_minor) < pay.captured_minor THEN 'partial_refund'
+            WHEN want = 'refund' THEN 'refund' END;
+        IF lacking ? missing THEN
+            PERFORM refuse_{{v}}('not_offered_by_psp', detail || jsonb_build_object('capability', missing));
         END IF;
         p := jsonb_set(p, '{operation,psp_account_id}', to_jsonb(charge.psp_account_id));
         op := operation_insert_{{v}}(p, pay, want, COALESCE(asked, left_minor), charge.operation_id);
