@@ -64,6 +64,7 @@ def _words(kind: str, name: str) -> dict[str, str]:
         "PACKAGE": f"clearspan_{kind}_{name.replace('-', '_')}",
         "CLASS": "".join(part.capitalize() for part in name.split("-")),
         "TITLE": " ".join(part.capitalize() for part in name.split("-")),
+        "TESTS": "tests",  # A folder of that name is left out where images are built.
         "SDK": f">={API_VERSION},<{major + 1}",
     }
 

@@ -14,10 +14,9 @@ import msgspec
 
 import clearspan.sdk as sdk
 from clearspan_psp_sandbox import answers, signatures
-from clearspan_psp_sandbox.settings import TEST_ACCOUNTS, SandboxPspConfig, clearspan_companions
+from clearspan_psp_sandbox.settings import TEST_ACCOUNTS, SandboxPspConfig, clearspan_companions, requires_sdk
 
-__all__ = ["SandboxPsp", "SandboxPspConfig", "clearspan_companions", "clearspan_psps"]
-requires_sdk = ">=1.3,<2"
+__all__ = ["SandboxPsp", "SandboxPspConfig", "clearspan_companions", "clearspan_psps", "requires_sdk"]
 FollowUp = sdk.CaptureRequest | sdk.CancelRequest | sdk.RefundRequest
 _PAGES_MAX = 1_000
 

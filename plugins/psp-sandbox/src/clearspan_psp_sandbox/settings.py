@@ -32,6 +32,7 @@ class SandboxPspConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         return self.api_key.removeprefix("sk_sandbox_")
 
 
+requires_sdk = ">=1.3,<2"
 TEST_ACCOUNTS = {name: {"api_key": f"sk_sandbox_{name}"} for name in ("alpha", "beta")}
 """What a new tenant's test mode gets: account name -> settings."""
 
