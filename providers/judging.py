@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import queue
+import signal
 import socket
 import subprocess
 import sys
@@ -69,6 +70,7 @@ class Process:
             text=True,
             env=env,
             cwd=cwd,
+            start_new_session=True,
         )
         lines: queue.Queue[str] = queue.Queue()
         self._reader = threading.Thread(target=self._read, args=(lines,), daemon=True)
@@ -91,15 +93,15 @@ class Process:
         lines.put("")
 
     def stop(self) -> None:
-        """End it."""
-        self._process.terminate()
-        try:
-            self._process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait(timeout=5)
+        """End it and whatever it started: a launcher's child would keep the pipe open."""
+        for sign in (signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, sign)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout=5)
+                break
         self._reader.join(timeout=5)
-        if self._process.stdout is not None:
+        if self._process.stdout is not None and not self._reader.is_alive():
             self._process.stdout.close()
 
 

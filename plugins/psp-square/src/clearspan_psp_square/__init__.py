@@ -19,6 +19,8 @@ Meanings: developer.squareup.com/reference/square and the descriptions in Square
   token of its own: ``cnon:..|verf:..``. The API itself never redirects (/docs/sca-overview).
 - Messages are sent again for 72 hours (/docs/webhooks/troubleshooting). Payouts are in no description we have: no settlements.
 - Currencies: those of the countries where Square takes cards (/docs/international-development); a location takes its own only.
+- Longer than other adapters, because Square needs more steps: a capture is up to three requests, keeping a card two more, a
+  lookup is a paged list; and its structs are read here and by messages alike (``answers``).
 - How late a request may still take effect is not confirmed: the SDK's most cautious value.
 """
 
