@@ -9,6 +9,7 @@ from litestar import Controller, Request, get, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, QueryParameter
 
+from clearspan.platform import clock
 from clearspan.platform.context import Caller
 from clearspan.platform.moments import in_utc
 from clearspan.platform.replies import problems
@@ -37,13 +38,19 @@ class SettlementController(Controller):
     async def fetch(
         self,
         account_id: FromPath[str],
-        since: Annotated[datetime, QueryParameter(description="From then on.")],
-        until: Annotated[datetime, QueryParameter(description="Before then; 93 days later at most.")],
         caller: NamedDependency[Caller],
         settlements: NamedDependency[Settlements],
+        since: Annotated[
+            datetime | None, QueryParameter(description="From then on; default: a week before `until`.")
+        ] = None,
+        until: Annotated[
+            datetime | None, QueryParameter(description="Before then, 93 days after `since` at most; default: now.")
+        ] = None,
     ) -> SettlementOut:
         """What the PSP booked for an account in a span of time. The PSP is asked; nothing is stored."""
-        return await settlements.fetch(caller.scope, account_id, in_utc("since", since), in_utc("until", until))
+        end = clock.now() if until is None else in_utc("until", until)
+        begin = end - clock.seconds(7 * 86_400) if since is None else in_utc("since", since)
+        return await settlements.fetch(caller.scope, account_id, begin, end)
 
     @post(
         "/read",

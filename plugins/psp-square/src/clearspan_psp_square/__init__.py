@@ -22,6 +22,8 @@ Meanings: developer.squareup.com/reference/square and the descriptions in Square
 - Longer than other adapters, because Square needs more steps: a capture is up to three requests, keeping a card two more, a
   lookup is a paged list; and its structs are read here and by messages alike (``answers``).
 - How late a request may still take effect is not confirmed: the SDK's most cautious value.
+
+More than 150 lines: a part is captured in three calls, a card is kept in two, and everything is found again by reading lists.
 """
 
 from __future__ import annotations

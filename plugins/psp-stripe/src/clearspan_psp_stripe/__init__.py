@@ -6,7 +6,7 @@ https://docs.stripe.com/payments/place-a-hold-on-a-payment-method (7 days; some 
 (three days of repeats, no order). How late a request may still take effect is not published: a day, for as long a key is
 remembered.
 
-Longer than an adapter should be, because at Stripe a card needs a payment method of its own, a stored one a customer, a check
+More than 150 lines, because at Stripe a card needs a payment method of its own, a stored one a customer, a check
 without an amount a setup intent, and because an operation is found again only by listing: Stripe has no lookup by our reference.
 """
 
