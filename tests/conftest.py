@@ -115,6 +115,10 @@ def superuser_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield given
         return
     with EmbeddedPostgres(tmp_path_factory.mktemp("server") / "postgres") as server:
+        # A session keeps many gateways open, each with a pool of its own; the number takes effect at the next start.
+        execute(server.superuser_url, "ALTER SYSTEM SET max_connections = 400")
+        server.stop()
+        server.start()
         yield server.superuser_url
 
 
