@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from conftest import World
 
 CLASSIC = {"content-type": "application/x-www-form-urlencoded"}
-# Payload and secret: mollie-api-php (BSD-2), tests/Webhooks/SignatureValidatorTest.php; the value computed with openssl's HMAC.
+# Payload and secret: mollie-api-php (BSD-2), tests/Webhooks/SignatureValidatorTest.php; the value is
+# that payload's HMAC, computed apart from our code and checked again below.
 SECRET = "test_webhook_secret"
 BODY = b'{"id":"tr_12345","event_type":"payment-link.paid"}'
 SIGNATURE = "sha256=e479a5e4aaa17db94cfc546071e10e91c0b37f21e464e751ebdd7d7ad2ffd146"

@@ -12,7 +12,8 @@ Facts and their sources (read 2026-11-23; the docs' addresses are below https://
   billie, billink, in3, klarna, riverty, voucher), a terminal (pointofsale), a mandate (directdebit).
 - Holds: /docs/place-a-hold-for-a-payment. One capture for cards: a partial one releases the rest (the reference's example of a
   partially captured card payment is ``paid``), so that several captures are not offered.
-- Currencies: /docs/multicurrency, without BGN and RUB, which the newer edition no longer shows.
+- Currencies: /docs/multicurrency. Of its newest edition only the beginning was at hand (to NZD, without BGN); the rest is an
+  older one's, without RUB.
 
 More than 150 lines: Mollie takes three kinds of sources and has two webhooks, no event log (what happened is read from four
 lists, ``activity``) and no settlement report (a settlement is five). Cards never pass through here: their fields are Mollie's own

@@ -1,5 +1,6 @@
 """Reading what Mollie says. Source of names, statuses and their meaning: https://docs.mollie.com/reference/payments-api and
-https://docs.mollie.com/docs/handling-payment-status (2026-11-23), the models of mollie-api-py 1.10.20 (BSD-2).
+https://docs.mollie.com/docs/handling-payment-status (2026-11-23), the models of mollie-api-py 1.10.20 (BSD-2). Where a page of
+one endpoint is named below, its facts were read in Mollie's published OpenAPI description, which that page is made from.
 """
 
 from __future__ import annotations

@@ -18,9 +18,8 @@ Meanings: developer.squareup.com/reference/square and the descriptions in Square
 - 3-D Secure happens in the browser, inside the SDK. It leaves its mark in the nonce or, with ``verifyBuyer``, in a verification
   token of its own: ``cnon:..|verf:..``. The API itself never redirects (/docs/sca-overview).
 - Messages are sent again for 72 hours (/docs/webhooks/troubleshooting). Payouts are in no description we have: no settlements.
-- Currencies: those of the countries where Square takes cards (/docs/international-development); a location takes its own only.
-- Longer than other adapters, because Square needs more steps: a capture is up to three requests, keeping a card two more, a
-  lookup is a paged list; and its structs are read here and by messages alike (``answers``).
+- Currencies: those of the countries where Square takes cards (/docs/testing-your-app: Australia, Canada, France, Ireland, Japan,
+  Spain, United Kingdom, United States); an account takes its own only (/forums/t/18358, reviewed by staff).
 - How late a request may still take effect is not confirmed: the SDK's most cautious value.
 
 More than 150 lines: a part is captured in three calls, a card is kept in two, and everything is found again by reading lists.

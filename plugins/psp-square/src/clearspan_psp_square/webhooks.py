@@ -26,8 +26,9 @@ READERS: dict[str, tuple[str, Callable[[dict[str, Any], str], sdk.News | None]]]
     "dispute.state.updated": ("dispute", answers.dispute_news),
     "dispute.state.changed": ("dispute", answers.dispute_news),
 }
-"""Type of message -> where its object is under ``data.object``, and who reads it. ``dispute.state.changed`` is the older name of
-``dispute.state.updated`` (https://developer.squareup.com/docs/disputes-api/process-disputes)."""
+"""Type of message -> where its object is under ``data.object``, and who reads it. ``dispute.state.changed``, once the name of
+``dispute.state.updated`` (https://developer.squareup.com/reference/square/webhooks/dispute.state.updated), is not confirmed any more and
+taken as the same."""
 
 
 class Data(msgspec.Struct, frozen=True):
