@@ -3,8 +3,8 @@
 Square sorts its codes into categories (``x-enum-elements`` of ``ErrorCode``). All of PAYMENT_METHOD_ERROR and REFUND_ERROR have a
 row here, or stand in ``UNKNOWN``. Of INVALID_REQUEST_ERROR those have one that speak about this payment, its source or its
 state; the others speak about the request itself and mean that it was not executed (``PspMisconfigured``).
-Meanings: https://developer.squareup.com/reference/square/enums/ErrorCode, where it says more than the name; which of our words fits a
-code is judgement, and several were judged by the name alone.
+Meanings: https://developer.squareup.com/reference/square/enums/ErrorCode, where it says more than the name; which of our words
+fits a code is judgement, and several were judged by the name alone.
 """
 
 from __future__ import annotations

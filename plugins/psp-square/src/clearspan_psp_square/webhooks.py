@@ -27,7 +27,7 @@ READERS: dict[str, tuple[str, Callable[[dict[str, Any], str], sdk.News | None]]]
     "dispute.state.changed": ("dispute", answers.dispute_news),
 }
 """Type of message -> where its object is under ``data.object``, and who reads it. ``dispute.state.changed``, once the name of
-``dispute.state.updated`` (https://developer.squareup.com/reference/square/webhooks/dispute.state.updated), is not confirmed any more and
+``dispute.state.updated`` (https://developer.squareup.com/reference/square/webhooks/dispute.state.updated), is not confirmed and
 taken as the same."""
 
 
