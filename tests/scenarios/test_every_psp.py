@@ -128,7 +128,9 @@ def rehearsals() -> Iterator[dict[str, Rehearsal]]:
 
 
 @pytest.fixture(scope="module")
-def staged(settings: Settings, rehearsals: dict[str, Rehearsal]) -> Iterator[Settings]:
+def staged(
+    settings: Settings, rehearsals: dict[str, Rehearsal], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Settings]:
     """Settings with every PSP plugin, and a vault that may forward to the simulators."""
     (port,) = free_ports(1)
     tables = {name: dict(table) for name, table in settings.plugin.items()}
@@ -146,10 +148,9 @@ def staged(settings: Settings, rehearsals: dict[str, Rehearsal]) -> Iterator[Set
         # One account meets every fault here: its circuit is not what is tried.
         psps=msgspec.structs.replace(settings.psps, breaker_calls_min=10_000),
     )
-    vault = [
-        one for one in plugins.load(enabled).companions(tables, str(settings.data_dir)) if one.name == "vault-sandbox"
-    ]
-    with running(vault, settings.data_dir):
+    home = tmp_path_factory.mktemp("stage")
+    companions = plugins.load(enabled).companions(tables, str(home))
+    with running([one for one in companions if one.name == "vault-sandbox"], home):
         yield mine
 
 

@@ -138,12 +138,21 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             _SERVICE,
-            'opened = await self._open(caller, "payment_open", document)',
-            'opened = await self._open(caller, "payment_open_dry" if confirm else "payment_open", document)',
+            'opened = await self._open_charge(caller, "payment_open", document, given, wish)\n'
+            "        if opened.payment is not None and",
+            'opened = await self._open(caller, "payment_open_dry" if confirm else "payment_open", document)\n'
+            "        if opened.payment is not None and",
         ),
         (
             _SERVICE,
-            "        return await self._run(caller, key, opened, self._render_payment(caller.scope, 201), self._send)",
+            "        return await self._run(\n"
+            "            caller,\n"
+            "            key,\n"
+            "            opened,\n"
+            "            self._render_payment(caller.scope, 201),\n"
+            "            partial(self._send, browser=wish.browser),\n"
+            "            wish,\n"
+            "        )",
             "        async def send_first(caller: Caller, opened: Opened) -> Observation:\n"
             "            seen = await self._send(caller, opened)\n"
             '            await self._db.call("payment_open", document)\n'

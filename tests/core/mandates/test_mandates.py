@@ -549,7 +549,9 @@ async def test_no_charge_is_reserved_after_a_revocation_was_committed(
     assert revoked.status_code == 200
     taken = [one for one in answers if one.status_code == 201]
     refused = [code(one) for one in answers if one.status_code != 201]
-    assert set(refused) == {(409, "mandate_not_active")}, "some came after it"
+    assert (409, "mandate_not_active") in refused, "some came after it"
+    # So many undecided charges of one card at once may reach what its scheme allows, too.
+    assert set(refused) <= {(409, "mandate_not_active"), (409, "retry_cap_reached")}
     # A reservation writes its entry while it holds the mandate, and so does the revocation: their order is that of the journal.
     told = await superuser.fetch(
         "SELECT j.type FROM journal j LEFT JOIN operations o ON o.tenant_id = j.tenant_id AND o.operation_id = j.subject_id"
