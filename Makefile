@@ -5,7 +5,7 @@
 
 BIN := .venv/bin
 ARGS ?=
-WORKERS ?= 2
+WORKERS ?= 3
 export PYTHON
 
 .PHONY: help bootstrap run test test-providers check fmt lock bench torture clean

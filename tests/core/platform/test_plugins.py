@@ -108,10 +108,10 @@ BROKEN = {
     "newer contract": ("from clearspan.sdk import Teleporter\n", "It was made for another SDK than"),
     "crash at import": ("raise RuntimeError('boom')\n", "RuntimeError: boom"),
     "exit at import": ("import sys\nsys.exit(3)\n", "it tried to end the process (SystemExit: 3)"),
-    "hang at import": ("import threading\nthreading.Event().wait(20)\n", "it did not come back within 0.4 seconds"),
+    "hang at import": ("import threading\nthreading.Event().wait(3)\n", "it did not come back within 0.4 seconds"),
     "crash in a hook": (HOOK + "raise ValueError('bad')\n", "ValueError: bad"),
     "exit in a hook": (HOOK + "raise SystemExit\n", "it tried to end the process"),
-    "hang in a hook": (HOOK + "import threading; threading.Event().wait(20)\n", "it did not come back within"),
+    "hang in a hook": (HOOK + "import threading; threading.Event().wait(3)\n", "it did not come back within"),
     "nothing": (HOOK + "return None\n", "clearspan_psps returned a NoneType, must return a list"),
     "a text": (HOOK + "return 'acme'\n", "clearspan_psps returned a str, must return a list"),
     "async": (HOOK.replace("def ", "async def ") + "return []\n", "clearspan_psps is async; hooks are plain functions"),
@@ -164,7 +164,7 @@ def test_what_is_installed_is_known_without_running_any_of_it(install: Install) 
 
 def test_companions_of_a_hook_that_fails_are_left_out(install: Install) -> None:
     for name, code in (("fine", "return [sdk.Companion('one', ('-m', 'x'), 'http://x')]"), ("bad", "return [1]"),
-                       ("worse", "raise SystemExit"), ("slow", "import threading; threading.Event().wait(20)")):  # fmt: skip
+                       ("worse", "raise SystemExit"), ("slow", "import threading; threading.Event().wait(3)")):  # fmt: skip
         hook = f"@sdk.hookimpl\ndef clearspan_companions(config, data_dir):\n    {code}\n"
         install(f"psp-{name}", PSP.format(psp=name) + hook)
     plugins = load({"psp-bad": "", "psp-worse": "", "psp-slow": "", "psp-fine": ""})
