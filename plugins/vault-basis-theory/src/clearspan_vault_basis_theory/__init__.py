@@ -107,6 +107,8 @@ class BasisTheoryVault:
         authorised = await self._call("POST", "/sessions/authorize", grant)
         if authorised.status_code != 200:
             raise _refused(authorised)
+        if authorised.content:  # described without a body; a page of somebody between us is no authorisation
+            _read(authorised, 200, dict)
         host = (self._config.elements_url or ELEMENTS_HOST).rstrip("/")
         address = f"{host}/web-elements/{self._config.elements_version}/index.js"
         # /docs/sdks/web/web-elements/troubleshooting lists *.basistheory.com for scripts, frames and connections.
@@ -224,7 +226,7 @@ def _read(response: httpx.Response, status: int, kind: type[T]) -> T:
         raise _refused(response)
     try:
         return msgspec.json.decode(response.content, type=kind)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         # Not the error's own words: they may quote the answer.
         raise sdk.VaultUnavailable("Basis Theory's answer is not as documented") from error
 

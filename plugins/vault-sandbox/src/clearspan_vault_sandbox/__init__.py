@@ -128,7 +128,7 @@ def _read(response: httpx.Response, status: int, kind: type[T]) -> T:
         raise _refused(response)
     try:
         return msgspec.json.decode(response.content, type=kind)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise VaultUnavailable("the vault's answer is unreadable") from error
 
 
