@@ -374,6 +374,7 @@ class Client:
             capture_method=chance.choice(("automatic", "manual")),
             customer_present=chance.random() < 0.85,
             confirm=confirm,
+            failover=chance.random() < 0.5,
             reference=f"order-{self._id}",
             return_url="https://shop.example/thanks",
             metadata={"order": self._id},
@@ -423,7 +424,9 @@ class Client:
 
     async def _confirm(self, payment: Json) -> Json | None:
         body = PaymentConfirm(
-            payment_method=self._card(), return_url=self._chance.choice((None, "https://shop.example/again"))
+            payment_method=self._card(),
+            failover=self._chance.random() < 0.5,
+            return_url=self._chance.choice((None, "https://shop.example/again")),
         )
         other = msgspec.structs.replace(body, return_url="https://shop.example/other")
         return await self._act(
