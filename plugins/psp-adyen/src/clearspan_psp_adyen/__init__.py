@@ -35,7 +35,8 @@ from clearspan_psp_adyen.amounts import units
 from clearspan_psp_adyen.refusals import CARD_ERRORS
 from clearspan_psp_adyen.settings import AdyenConfig
 
-__all__ = ["Adyen", "AdyenConfig", "clearspan_psps"]
+__all__ = ["Adyen", "AdyenConfig", "clearspan_psps", "requires_sdk"]
+requires_sdk = ">=1.3,<2"
 _C = sdk.Capability
 
 

@@ -33,7 +33,8 @@ import clearspan.sdk as sdk
 from clearspan_psp_mollie import answers, settlements, webhooks
 from clearspan_psp_mollie.settings import MODES, MollieConfig
 
-__all__ = ["Mollie", "MollieConfig", "clearspan_psps"]
+__all__ = ["Mollie", "MollieConfig", "clearspan_psps", "requires_sdk"]
+requires_sdk = ">=1.3,<2"
 URL = "https://api.mollie.com"
 """Of both modes: the key tells which one is meant. The API's version stands in each path."""
 _CURRENCIES = (

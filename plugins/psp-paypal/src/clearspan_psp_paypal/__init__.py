@@ -29,7 +29,8 @@ from clearspan_psp_paypal import answers, settlement, webhooks
 from clearspan_psp_paypal.refusals import LOOK_AGAIN
 from clearspan_psp_paypal.settings import PayPalConfig
 
-__all__ = ["PayPal", "PayPalConfig", "clearspan_psps"]
+__all__ = ["PayPal", "PayPalConfig", "clearspan_psps", "requires_sdk"]
+requires_sdk = ">=1.3,<2"
 HOSTS = {True: "https://api-m.paypal.com", False: "https://api-m.sandbox.paypal.com"}
 PAGES = {True: "https://www.paypal.com", False: "https://www.sandbox.paypal.com"}
 CURRENCIES = "AUD BRL CAD CHF CNY CZK DKK EUR GBP HKD HUF ILS JPY MXN MYR NOK NZD PHP PLN SEK SGD THB TWD USD"

@@ -38,7 +38,8 @@ import clearspan.sdk as sdk
 from clearspan_psp_square import answers, webhooks
 from clearspan_psp_square.settings import API_VERSION, SquareConfig
 
-__all__ = ["SquareConfig", "SquarePsp", "clearspan_psps"]
+__all__ = ["SquareConfig", "SquarePsp", "clearspan_psps", "requires_sdk"]
+requires_sdk = ">=1.3,<2"
 Found = TypeVar("Found", answers.Payment, answers.Refund)
 _READ = frozenset({400, 402, 404, 422})
 _PAGES_MAX = 1_000

@@ -24,7 +24,8 @@ from clearspan_psp_stripe import answers, settlements, webhooks
 from clearspan_psp_stripe.amounts import written
 from clearspan_psp_stripe.settings import StripeConfig
 
-__all__ = ["StripeConfig", "StripePsp", "clearspan_psps"]
+__all__ = ["StripeConfig", "StripePsp", "clearspan_psps", "requires_sdk"]
+requires_sdk = ">=1.3,<2"
 INTENTS, SETUPS, REFUNDS = "/v1/payment_intents", "/v1/setup_intents", "/v1/refunds"
 _PAGES_MAX = 1_000
 _CLOCKS = timedelta(minutes=5)

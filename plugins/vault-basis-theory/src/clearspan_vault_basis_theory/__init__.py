@@ -20,7 +20,8 @@ import msgspec
 import clearspan.sdk as sdk
 from clearspan_vault_basis_theory.settings import ELEMENTS_HOST, HOSTS, BasisTheoryConfig
 
-__all__ = ["BasisTheoryConfig", "BasisTheoryVault", "clearspan_vaults"]
+__all__ = ["BasisTheoryConfig", "BasisTheoryVault", "clearspan_vaults", "requires_sdk"]
+requires_sdk = ">=1.3,<2"
 T = TypeVar("T")
 SESSION_LASTS = timedelta(minutes=15)
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,200}")

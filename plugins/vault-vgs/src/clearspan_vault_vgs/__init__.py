@@ -26,7 +26,8 @@ import msgspec
 import clearspan.sdk as sdk
 from clearspan_vault_vgs.settings import COLLECT_HOST, VgsConfig
 
-__all__ = ["VgsConfig", "VgsVault", "clearspan_vaults"]
+__all__ = ["VgsConfig", "VgsVault", "clearspan_vaults", "requires_sdk"]
+requires_sdk = ">=1.3,<2"
 PAGE_LASTS = timedelta(hours=1)
 """The page holds no session, ids only; the time is ours."""
 # /vault/tokens, aliases of format UUID: tok_<environment>_<base58>.
