@@ -41,14 +41,14 @@ def test_a_seed_replays_exactly(superuser_url: str, play: Callable[[int], Outcom
     assert len({one.digest for one in first}) == 2
 
 
-def test_no_money_moves_twice_or_is_lost_in_fifty_runs(play: Callable[[int], Outcome]) -> None:
-    outcomes = [play(seed) for seed in range(1000, 1050)]
+def test_no_money_moves_twice_or_is_lost_in_thirty_runs(play: Callable[[int], Outcome]) -> None:
+    outcomes = [play(seed) for seed in range(1000, 1030)]
     failed = [f"seed {one.seed}: {violation}" for one in outcomes for violation in one.violations]
     assert not failed, "\n".join(failed)
     # They were worth something.
     assert sum(one.kills for one in outcomes) > 10
     assert sum(one.faults for one in outcomes) > 50
-    assert sum(one.operations for one in outcomes) > 200
+    assert sum(one.operations for one in outcomes) > 120
 
 
 def test_a_bug_is_found(superuser_url: str) -> None:
