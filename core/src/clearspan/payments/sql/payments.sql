@@ -188,7 +188,9 @@ BEGIN
     END IF;
     RETURN NOT EXISTS (
         SELECT FROM operations o WHERE o.tenant_id = p.tenant_id AND o.live = p.live AND o.payment_id = p.payment_id
-        AND o.kind IN ('void', 'refund') AND o.routing->>'rule' = 'unwind'
+        AND ((o.kind IN ('void', 'refund') AND o.routing->>'rule' = 'unwind')
+             -- What a capture takes, and releases when it is the final one, is not known before it is settled.
+             OR (o.kind = 'capture' AND NOT (with_surplus AND p.surplus_minor > 0)))
         AND o.state IN ('prepared', 'submitted', 'requires_action', 'pending', 'unknown', 'needs_review'));
 END $$;
 
