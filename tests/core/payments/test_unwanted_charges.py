@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.core.payments.conftest import Puppet, Recovery, approve, in_doubt, later, nothing_found, status
+from tests.core.payments.conftest import Puppet, Recovery, approve, in_doubt, later, nothing_found, status, unclear
 from tests.shop import Shop, code, new_key
 
 from clearspan.sdk import ActionRequired, Approved, Declined, OperationNews, OutcomeUnknown, RedirectAction
@@ -48,6 +48,29 @@ async def test_a_charge_that_turns_out_approved_after_its_cancellation_is_given_
     assert await kinds(theatre, payment) == expected
     assert found["operations"][1]["routing"] == {"rule": "unwind", "because": "cancel_requested"}
     assert found["amounts"]["captured_minor"] == found["amounts"]["refunded_minor"]
+
+
+async def test_nothing_is_given_back_while_a_capture_is_undecided(
+    theatre: Shop, puppet: Puppet, recover: Recovery
+) -> None:
+    payment = await canceled_while_unknown(theatre, puppet, capture_method="manual")
+    puppet.does = approve
+    with later(seconds=3):
+        assert await recover.run() == 1
+        # The merchant captures what he cancelled, for good, and hears nothing.
+        puppet.does = unclear
+        assert (await theatre.act(payment, "capture", {"amount_minor": 400, "final": True})).status_code in (200, 202)
+        puppet.does = approve
+        assert await recover.unwind() == 0, "the capture may have released the rest"
+    with later(seconds=10):
+        assert await recover.run() == 1
+        assert await recover.unwind() == 1
+    assert await kinds(theatre, payment) == [
+        ("authorize", "succeeded"),
+        ("capture", "succeeded"),
+        ("refund", "succeeded"),
+    ]
+    assert "cancel" not in puppet.verbs
 
 
 async def test_a_charge_that_turns_out_declined_after_its_cancellation_leaves_the_payment_canceled(
