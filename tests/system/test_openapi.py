@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parent.parent.parent
 METHODS = ("get", "post", "put", "patch", "delete")
 MONEY = re.compile(r"/v1/payments(/\{payment_id\}/(confirm|continue|capture|cancel|refunds))?")
-EXAMPLES = "12"
+EXAMPLES = "10"
 """How many requests Schemathesis makes up for each operation in its longest phase."""
 
 
