@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -19,6 +18,7 @@ from typing import Any
 
 import httpx
 import pytest
+from tests.conftest import free_ports
 
 from clearspan.platform.runtime import published
 
@@ -33,7 +33,7 @@ class Installation:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.data = folder / "data"
-        web, psp, vault = _free_ports(3)
+        web, psp, vault = free_ports(3)
         self.url = f"http://127.0.0.1:{web}"
         self.psp_url = f"http://127.0.0.1:{psp}"
         environ = {name: value for name, value in os.environ.items() if not name.startswith("CLEARSPAN_")}
@@ -115,14 +115,6 @@ class Installation:
         key = (self.data / "run" / "first-key").read_text().strip()
         headers = {"Authorization": f"Bearer {key}"}
         return httpx.Client(base_url=self.url, headers=headers, timeout=30, trust_env=False)
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 @pytest.fixture(scope="module")

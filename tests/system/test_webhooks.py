@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 from standardwebhooks.webhooks import Webhook
+from tests.conftest import free_ports
 from tests.core.webhooks.conftest import Consumer, consumer, new_hook
 from tests.shop import until
-from tests.system.test_worker import Worker, _free_port, dead_redis, worker
+from tests.system.test_worker import Worker, dead_redis, worker
 
 if TYPE_CHECKING:
     from tests.core.webhooks.conftest import NewHook
@@ -23,7 +24,7 @@ __all__ = ["consumer", "dead_redis", "new_hook", "worker"]  # fixtures
 async def test_a_worker_without_a_queue_sends_webhooks_and_serves_its_metrics(
     worker: Worker, dead_redis: str, client: httpx.AsyncClient, new_hook: NewHook, consumer: Consumer
 ) -> None:
-    port = _free_port()
+    port = free_ports(1)[0]
     worker.environ |= {
         "CLEARSPAN_OUTBOUND_ALLOW_INTERNAL": "127.0.0.1:*",
         "CLEARSPAN_TELEMETRY_WORKER_PORT": str(port),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -16,6 +15,7 @@ import asyncpg
 import httpx
 import pytest
 from redis import asyncio as redis
+from tests.conftest import free_ports
 
 from clearspan.platform.crypto import MasterKey
 from clearspan.platform.embedded_redis import EmbeddedRedis
@@ -95,7 +95,7 @@ def worker(tmp_path: Path, urls: Urls, master: MasterKey, settings: Settings) ->
 
 @pytest.fixture
 def valkey(tmp_path: Path) -> Iterator[EmbeddedRedis]:
-    port = _free_port()
+    port = free_ports(1)[0]
     server = EmbeddedRedis(tmp_path / "redis", port=port)
     server.start()
     yield server
@@ -104,13 +104,7 @@ def valkey(tmp_path: Path) -> Iterator[EmbeddedRedis]:
 
 @pytest.fixture
 def dead_redis() -> str:
-    return f"redis://127.0.0.1:{_free_port()}/0"
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
+    return f"redis://127.0.0.1:{free_ports(1)[0]}/0"
 
 
 @pytest.fixture

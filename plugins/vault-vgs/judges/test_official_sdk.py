@@ -71,7 +71,7 @@ def test_a_client_that_is_not_ours_gets_its_aliases_filled_in_by_the_proxy(sim: 
     Thread(target=server.serve_forever, daemon=True).start()
     alias = redact(aliases(sim), NUMBER)
     ca = urllib.request.urlopen(f"{sim.url}/_control/ca").read().decode()  # noqa: S310
-    proxy_port = int(sim.url.rsplit(":", 1)[1]) + 1
+    proxy_port = int(sim.control("GET", "proxy")["url"].rsplit(":", 1)[1])
     context = ssl.create_default_context(cadata=ca)
     connection = http.client.HTTPSConnection("127.0.0.1", proxy_port, context=context)
     credentials = base64.b64encode(f"{USERNAME}:{PASSWORD}".encode()).decode()

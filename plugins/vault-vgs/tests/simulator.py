@@ -1,4 +1,5 @@
 """VGS in a process of its own: ``python simulator.py --port N --proxy-port M`` prints ``ready http://127.0.0.1:N`` and serves.
+Port 0, which both have when nothing is said, takes one that is free; ``GET /_control/proxy`` says the proxy's.
 
 On N the aliases API, each request and answer checked against the published description beside it. On M the outbound proxy:
 TLS, ``CONNECT`` with a user name and password, the inner TLS opened with certificates of an authority made at start
@@ -117,6 +118,7 @@ class Vault:
         self.values: dict[str, dict[str, Any]] = {}
         self.problems: list[str] = []
         self.fault = ""
+        self.proxy_port = 0
         self.description = Description(Path(__file__).parent / "spec" / "api.yaml")
         self._upstream = upstream
 
@@ -125,6 +127,8 @@ class Vault:
     async def serve(self, request: web.Request) -> web.StreamResponse:
         if request.path == "/_control/ca":
             return web.Response(text=self.authority.pem)
+        if request.path == "/_control/proxy":
+            return web.json_response({"url": f"https://127.0.0.1:{self.proxy_port}"})
         if request.path == "/_control/next":
             self.fault = (await request.json())["fault"]
             return web.json_response({})
@@ -275,15 +279,16 @@ async def _main(port: int, proxy_port: int, upstream_ca: str) -> None:
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", port).start()
-    await asyncio.start_server(vault.proxy, "127.0.0.1", proxy_port, ssl=vault.authority.context("127.0.0.1"))
-    print(f"ready http://127.0.0.1:{port}", flush=True)  # noqa: T201
+    proxy = await asyncio.start_server(vault.proxy, "127.0.0.1", proxy_port, ssl=vault.authority.context("127.0.0.1"))
+    vault.proxy_port = proxy.sockets[0].getsockname()[1]
+    print(f"ready http://127.0.0.1:{runner.addresses[0][1]}", flush=True)  # noqa: T201
     await asyncio.Event().wait()
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--proxy-port", type=int, default=0)
     parser.add_argument("--upstream-ca", default="")
     options = parser.parse_args()
-    asyncio.run(_main(options.port, options.proxy_port or options.port + 1, options.upstream_ca))
+    asyncio.run(_main(options.port, options.proxy_port, options.upstream_ca))

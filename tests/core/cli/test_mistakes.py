@@ -159,17 +159,10 @@ def test_a_master_key_of_another_installation(run: Run, database: dict[str, str]
 
 @pytest.mark.parametrize("command", ["web", "worker", "migrate"])
 def test_a_database_that_does_not_answer(run: Run, database: dict[str, str], taken_port: int, command: str) -> None:
-    dead = f"postgresql://someone:secret-word@127.0.0.1:{free_port()}/nothing"
+    dead = f"postgresql://someone:secret-word@127.0.0.1:{free_ports(1)[0]}/nothing"
     answer = run(command, **database | {"database_url": dead, "database_app_url": dead}, server_port="0")
     refused(answer, "PostgreSQL at postgresql://someone@127.0.0.1:", "cannot be reached", "database.url")
     assert "secret-word" not in answer.stderr
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def test_a_password_that_is_wrong(run: Run, database: dict[str, str], urls: Urls) -> None:
@@ -215,7 +208,7 @@ def test_a_key_that_cannot_be_made(run: Run, option: str, value: str, words: str
 
 
 def test_a_demo_without_a_gateway(run: Run) -> None:
-    answer = run("demo", "--url", f"http://127.0.0.1:{free_port()}", "--key", "csk_test_none")
+    answer = run("demo", "--url", f"http://127.0.0.1:{free_ports(1)[0]}", "--key", "csk_test_none")
     refused(answer, "No gateway answers at")
 
 
@@ -264,7 +257,7 @@ def test_the_doctor_says_what_to_do(run: Run, taken_port: int, database: dict[st
     answer = run(
         "doctor",
         "--production",
-        **database | {"redis_url": f"redis://127.0.0.1:{free_port()}/0"},
+        **database | {"redis_url": f"redis://127.0.0.1:{free_ports(1)[0]}/0"},
         server_port=str(taken_port),
         log_level="debug",
     )
