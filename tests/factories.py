@@ -61,6 +61,17 @@ def tenant_row(master: MasterKey) -> Row:
     }
 
 
+def membership_row(tenant_id: UUID) -> Row:
+    """Somebody's membership in a tenant."""
+    return {
+        "tenant_id": tenant_id,
+        "operator_id": clock.new_uuid(),
+        "role": "auditor",
+        "created_at": clock.now(),
+        "created_by": "cli",
+    }
+
+
 def rows(scope: Scope) -> list[tuple[str, Row]]:
     """A row for every table that belongs to a tenant and a mode, in an order in which they can be inserted."""
     now = clock.now()
@@ -186,6 +197,20 @@ def rows(scope: Scope) -> list[tuple[str, Row]]:
                 "observed": "succeeded",
                 "payload_hash": b"hash",
                 "observed_at": now,
+            },
+        ),
+        (
+            "approvals",
+            {
+                "approval_id": clock.new_uuid(),
+                "kind": "refund",
+                "subject_id": payment,
+                "request": "{}",
+                "amount_minor": 1000,
+                "currency": "EUR",
+                "reason": "promised on the telephone",
+                "asked_by": "opr_1",
+                "asked_at": now,
             },
         ),
         (

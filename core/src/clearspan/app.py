@@ -14,7 +14,9 @@ from litestar.exceptions import HTTPException, ValidationException
 from litestar.params import HeaderParameter
 
 from clearspan.access.guard import Authenticator, authorize, check_scopes
+from clearspan.access.operators import Operators
 from clearspan.access.service import ApiKeys
+from clearspan.access.sessions import Sessions
 from clearspan.customers.mandates import Mandates
 from clearspan.customers.service import Customers
 from clearspan.journal.checkpoint import SigningKey
@@ -77,6 +79,9 @@ class Gateway:
         self.tenants = Tenants(self.db, master)
         self.authenticator = Authenticator(self.db, master.derive("api-key-pepper"), settings.access)
         self.api_keys = ApiKeys(self.db, master.derive("api-key-pepper"), settings.access, self.authenticator)
+        secure = settings.server.public_url.startswith("https:")
+        self.sessions = Sessions(self.db, master, settings.access, secure=secure)
+        self.operators = Operators(self.db, master, settings.access, self.sessions)
         self.capture_links = CaptureLinks(master.derive("capture-link"), settings.server.public_url)
         self.vaults = Vaults(plugins, settings, self.capture_links)
         self.customers = Customers(self.db, self.tenants, self.vaults, plugins.psps)
@@ -217,7 +222,7 @@ def litestar_app(gateway: Gateway) -> Litestar:
             500: _bug,
         },
         lifespan=[lifespan],
-        state=State({"gateway": gateway, "authenticator": gateway.authenticator}),
+        state=State({"gateway": gateway, "authenticator": gateway.authenticator, "sessions": gateway.sessions}),
         openapi_config=openapi(),
         request_max_body_size=None,  # The gate has counted.
         type_encoders={},
@@ -244,6 +249,8 @@ SERVICES = (
     "pay_page",
     "tenants",
     "api_keys",
+    "sessions",
+    "operators",
     "psps",
     "psp_webhooks",
     "settlements",

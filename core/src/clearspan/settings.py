@@ -285,6 +285,10 @@ class AccessSettings(_Table, frozen=True):
 
     key_cache_s: Annotated[float, Meta(ge=0, le=300)]
     key_rotation_overlap_h: Annotated[int, Meta(ge=0, le=8760)]
+    session_idle_min: Annotated[int, Meta(ge=1, le=1440)]
+    session_max_h: Annotated[int, Meta(ge=1, le=168)]
+    step_up_min: Annotated[int, Meta(ge=1, le=60)]
+    sign_in_tries_max: Annotated[int, Meta(ge=3, le=100)]
 
 
 class EventSettings(_Table, frozen=True):

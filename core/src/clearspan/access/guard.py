@@ -14,7 +14,10 @@ from litestar.enums import HttpMethod
 from litestar.handlers import BaseRouteHandler, HTTPRouteHandler
 from sqlalchemy import text
 
+from clearspan.access.errors import SecondFactorRequired, StepUpRequired
 from clearspan.access.keys import SCOPES, ParsedKey, digest, parse
+from clearspan.access.roles import STRONG_ROLES
+from clearspan.access.sessions import Sessions
 from clearspan.platform import clock, ids, sqlbundle
 from clearspan.platform.context import Caller, Scope
 from clearspan.platform.db import Database
@@ -129,7 +132,9 @@ async def authorize(connection: ASGIConnection[Any, Any, Any, Any], handler: Bas
         return
     scope = handler.opt["scope"]
     request_id = connection.scope["state"]["request_id"]
-    if scope != PUBLIC:
+    if handler.opt.get("session"):
+        await _enter(connection, handler, scope)
+    elif scope != PUBLIC:
         authenticator: Authenticator = connection.app.state.authenticator
         caller = await authenticator.caller(connection.headers.get("authorization"), request_id)
         if scope != ANY and scope not in caller.scopes:
@@ -139,6 +144,30 @@ async def authorize(connection: ASGIConnection[Any, Any, Any, Any], handler: Bas
         connection.scope["state"]["caller"] = caller
     if isinstance(connection, Request) and isinstance(handler, HTTPRouteHandler):
         await _check_body(connection, handler)
+
+
+async def _enter(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler, scope: str) -> None:
+    """A page for people: an open session, a role with the page's scope, and the factors that role and action need.
+
+    ``opt={"session": True}`` makes a route such a page; ``"step_up": True`` asks for a factor given a moment ago;
+    ``"half": True`` lets people in who have yet to set up the second factor that their role needs.
+
+    Raises:
+        SignInRequired, NoTenant, Forbidden, SecondFactorRequired, StepUpRequired.
+    """
+    sessions: Sessions = connection.app.state.sessions
+    signed = await sessions.enter(connection)
+    if scope not in (PUBLIC, ANY) and scope not in signed.scopes:
+        raise Forbidden(
+            f"Your role, {signed.membership.role}, lacks the right '{scope}'. Ask an owner or admin for it."
+        )
+    if handler.opt.get("half"):
+        return
+    needs = signed.membership.role in STRONG_ROLES and signed.session.method != "oidc"
+    if needs and not signed.operator.has_second_factor:
+        raise SecondFactorRequired
+    if handler.opt.get("step_up") and not sessions.is_strong(signed):
+        raise StepUpRequired
 
 
 async def _check_body(request: Request[Any, Any, Any], handler: HTTPRouteHandler) -> None:

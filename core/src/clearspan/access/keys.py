@@ -50,6 +50,8 @@ SCOPES = {
     "webhook_endpoints:write": "Create and change webhook endpoints, test them, replay deliveries.",
     "api_keys:read": "Read API keys (never their secrets).",
     "api_keys:write": "Create, rotate and revoke API keys.",
+    "operators:read": "Read who may sign in, with which role.",
+    "operators:write": "Invite people, change their roles, end their sessions.",
 }
 """Every scope with what it allows."""
 

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from sqlalchemy.orm import Mapped, mapped_column
 
-from clearspan.platform.orm import Scoped
+from clearspan.platform.orm import Base, Scoped
 
 CREATED, ROTATED, REVOKED = 1, 2, 3
 """``sequence`` in the journal: what a key can go through, in this order."""
@@ -44,3 +44,16 @@ class ApiKey(Scoped):
         """Work beside the successor for ``overlap``, and never longer than before."""
         end = now + overlap
         self.expires_at = end if self.expires_at is None else min(self.expires_at, end)
+
+
+class MembershipRow(Base):
+    """A person in a tenant, in both modes."""
+
+    __tablename__ = "memberships"
+
+    tenant_id: Mapped[UUID] = mapped_column(primary_key=True)
+    operator_id: Mapped[UUID] = mapped_column(primary_key=True)
+    role: Mapped[str]
+    created_at: Mapped[datetime]
+    created_by: Mapped[str]
+    version: Mapped[int]

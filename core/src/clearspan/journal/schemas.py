@@ -36,6 +36,8 @@ SUBJECTS = {
     "tenant": "ten",
     "rebill": "inv",
     "dunning_plan": "dun",
+    "operator": "opr",
+    "approval": "apv",
 }
 """What an entry can be about, with the prefix of its public id."""
 

@@ -1,0 +1,142 @@
+-- People. An operator belongs to the installation and is a member of tenants, so these tables are not cut by tenant; they hold
+-- what signs people in. The application therefore has no right on them: it goes through access/sql/operators.sql, whose functions
+-- give what one step needs and no table to read. Memberships are a tenant's own rows and are ordinary.
+
+CREATE TABLE operators (
+    operator_id    uuid        PRIMARY KEY,
+    email          text        NOT NULL UNIQUE CHECK (email = lower(email) AND length(email) BETWEEN 3 AND 254),
+    name           text        NOT NULL CHECK (length(name) BETWEEN 1 AND 200),
+    status         text        NOT NULL DEFAULT 'active' CHECK (status IN ('active', 'disabled')),
+    password_hash  text,                            -- Argon2id, PHC string
+    password_at    timestamptz,
+    totp_secret    bytea,                           -- sealed under the installation's key
+    totp_pending   bytea,                           -- shown, not yet confirmed by a code
+    totp_step      bigint      NOT NULL DEFAULT 0,  -- the last 30-second step used: a code works once
+    recovery_codes text[]      NOT NULL DEFAULT '{}', -- HMAC, hex; each is taken out when it is used
+    oidc_issuer    text,
+    oidc_subject   text,
+    locale         text        NOT NULL DEFAULT 'en',
+    timezone       text        NOT NULL DEFAULT 'UTC',
+    preferences    jsonb       NOT NULL DEFAULT '{}', -- columns, saved filters, theme: what makes it their own
+    created_at     timestamptz NOT NULL,
+    signed_in_at   timestamptz,
+    version        integer     NOT NULL DEFAULT 1,
+    UNIQUE (oidc_issuer, oidc_subject),
+    CHECK ((oidc_issuer IS NULL) = (oidc_subject IS NULL))
+);
+
+-- Server-side sessions. The cookie is 256 random bits; here stands their SHA-256.
+CREATE TABLE operator_sessions (
+    session_hash bytea       PRIMARY KEY CHECK (length(session_hash) = 32),
+    session_id   uuid        NOT NULL UNIQUE,       -- for people: to list and to end
+    operator_id  uuid        NOT NULL REFERENCES operators,
+    method       text        NOT NULL CHECK (method IN ('password', 'oidc', 'token')),
+    tenant_id    uuid,                              -- what is being looked at
+    live         boolean     NOT NULL DEFAULT false,
+    created_at   timestamptz NOT NULL,
+    seen_at      timestamptz NOT NULL,
+    expires_at   timestamptz NOT NULL,              -- absolute
+    strong_at    timestamptz,                       -- when a factor was last given in this session
+    ended_at     timestamptz,
+    ended_why    text,                              -- signed_out, revoked, idle, disabled, role, reuse
+    ip           text        NOT NULL DEFAULT '',
+    agent        text        NOT NULL DEFAULT '' CHECK (length(agent) <= 300)
+);
+CREATE INDEX operator_sessions_by_operator ON operator_sessions (operator_id, created_at DESC);
+
+-- One-time links: the first owner, an invitation, a new password. Here stands the SHA-256 of what the link carries.
+CREATE TABLE operator_links (
+    link_hash   bytea       PRIMARY KEY CHECK (length(link_hash) = 32),
+    link_id     uuid        NOT NULL UNIQUE,
+    purpose     text        NOT NULL CHECK (purpose IN ('first_owner', 'invitation', 'password')),
+    operator_id uuid        REFERENCES operators,
+    email       text        NOT NULL DEFAULT '',
+    tenant_id   uuid,
+    role        text,
+    created_by  text        NOT NULL DEFAULT '',
+    created_at  timestamptz NOT NULL,
+    expires_at  timestamptz NOT NULL,
+    used_at     timestamptz
+);
+
+-- Tries to sign in, for the limits per account and per address; both stand here as HMACs.
+CREATE TABLE sign_in_tries (
+    seq      bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    at       timestamptz NOT NULL,
+    account  bytea       NOT NULL,
+    address  bytea       NOT NULL,
+    ok       boolean     NOT NULL
+);
+CREATE INDEX sign_in_tries_by_account ON sign_in_tries (account, at);
+CREATE INDEX sign_in_tries_by_address ON sign_in_tries (address, at);
+
+-- Refresh tokens of /oauth/token, rotated at each use. A used one that comes again ends its session.
+CREATE TABLE oauth_refresh_tokens (
+    token_hash bytea       PRIMARY KEY CHECK (length(token_hash) = 32),
+    session_id uuid        NOT NULL REFERENCES operator_sessions (session_id),
+    scopes     text[]      NOT NULL,
+    created_at timestamptz NOT NULL,
+    expires_at timestamptz NOT NULL,
+    used_at    timestamptz
+);
+CREATE INDEX oauth_refresh_tokens_by_session ON oauth_refresh_tokens (session_id);
+
+DO $$
+DECLARE
+    name text;
+BEGIN
+    FOREACH name IN ARRAY ARRAY['operators', 'operator_sessions', 'operator_links', 'sign_in_tries', 'oauth_refresh_tokens'] LOOP
+        EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', name);
+        EXECUTE format('ALTER TABLE %I FORCE ROW LEVEL SECURITY', name);
+        EXECUTE format('CREATE POLICY of_system ON %I TO CURRENT_USER USING (app_system())', name);
+    END LOOP;
+END $$;
+
+-- Who may do what in a tenant, in both modes. The operator is no foreign key: every key of a tenant's row begins with the tenant.
+CREATE TABLE memberships (
+    tenant_id   uuid        NOT NULL REFERENCES tenants,
+    operator_id uuid        NOT NULL,
+    role        text        NOT NULL CHECK (role IN ('owner', 'admin', 'finance', 'support', 'developer', 'auditor')),
+    created_at  timestamptz NOT NULL,
+    created_by  text        NOT NULL,
+    version     integer     NOT NULL DEFAULT 1,
+    PRIMARY KEY (tenant_id, operator_id)
+);
+CREATE INDEX memberships_by_operator ON memberships (operator_id);
+
+-- What one person asked for and another has to allow.
+CREATE TABLE approvals (
+    tenant_id    uuid        NOT NULL,
+    live         boolean     NOT NULL,
+    approval_id  uuid        NOT NULL,
+    kind         text        NOT NULL CHECK (kind IN ('refund')),
+    subject_id   uuid        NOT NULL,              -- the payment
+    request      jsonb       NOT NULL,              -- what will be done, as the API takes it
+    amount_minor bigint      NOT NULL CHECK (amount_minor > 0),
+    currency     text        NOT NULL,
+    reason       text        NOT NULL CHECK (length(reason) BETWEEN 1 AND 500),
+    status       text        NOT NULL DEFAULT 'open' CHECK (status IN ('open', 'approved', 'rejected', 'expired')),
+    asked_by     text        NOT NULL,
+    asked_at     timestamptz NOT NULL,
+    decided_by   text,
+    decided_at   timestamptz,
+    decision     text        NOT NULL DEFAULT '' CHECK (length(decision) <= 500),
+    PRIMARY KEY (tenant_id, live, approval_id),
+    FOREIGN KEY (tenant_id, live, subject_id) REFERENCES payment_intents,
+    CHECK ((status = 'open') = (decided_at IS NULL)),
+    CHECK (decided_by IS DISTINCT FROM asked_by)
+);
+CREATE INDEX approvals_open ON approvals (tenant_id, live, asked_at) WHERE status = 'open';
+CREATE UNIQUE INDEX one_open_approval ON approvals (tenant_id, live, subject_id) WHERE status = 'open';
+
+ALTER TABLE memberships ENABLE ROW LEVEL SECURITY;
+ALTER TABLE memberships FORCE ROW LEVEL SECURITY;
+CREATE POLICY of_tenant ON memberships USING (tenant_id = app_tenant());
+CREATE POLICY of_system ON memberships TO CURRENT_USER USING (app_system());
+GRANT SELECT, INSERT, UPDATE, DELETE ON memberships TO {{app_role}};
+
+ALTER TABLE approvals ENABLE ROW LEVEL SECURITY;
+ALTER TABLE approvals FORCE ROW LEVEL SECURITY;
+CREATE POLICY of_tenant ON approvals USING (tenant_id = app_tenant() AND live = app_live());
+CREATE POLICY of_system ON approvals FOR SELECT TO CURRENT_USER USING (app_system());
+GRANT SELECT, INSERT, UPDATE ON approvals TO {{app_role}};
