@@ -20,6 +20,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
+from weakref import WeakKeyDictionary
 
 import asyncpg
 import httpx
@@ -378,6 +379,16 @@ async def app(gateway: Gateway) -> AsyncIterator[AsgiApp]:
     application = create_app(gateway)
     async with lifespan(application):
         yield application
+
+
+_APPLICATIONS: WeakKeyDictionary[Gateway, AsgiApp] = WeakKeyDictionary()
+
+
+def app_of(gateway: Gateway) -> AsgiApp:
+    """The application around an open gateway, made once: wiring its routes takes longer than most tests."""
+    from clearspan.app import create_app
+
+    return _APPLICATIONS.get(gateway) or _APPLICATIONS.setdefault(gateway, create_app(gateway))
 
 
 @asynccontextmanager

@@ -22,6 +22,7 @@ from urllib.parse import parse_qsl, urlsplit
 import httpx
 import msgspec
 from tests.conftest import free_ports
+from tests.shop import NO_TLS
 
 from clearspan.platform import clock
 
@@ -100,7 +101,7 @@ class Rehearsal:
             self._process.stdout.close()
 
     async def _control(self, method: str, what: str, body: Json | None = None) -> Any:
-        async with httpx.AsyncClient(trust_env=False, timeout=20) as http:
+        async with httpx.AsyncClient(trust_env=False, timeout=20, verify=NO_TLS) as http:
             answer = await http.request(method, f"{self.url}/_control/{what}", json=body)
         assert answer.status_code < 300, (what, answer.text)
         return answer.json() if answer.content else None
@@ -115,7 +116,7 @@ class Rehearsal:
 
     async def settle(self) -> None:
         """Time passes at the PSP: what was accepted and not done yet is done, where its simulator lets things wait."""
-        async with httpx.AsyncClient(trust_env=False, timeout=20) as http:
+        async with httpx.AsyncClient(trust_env=False, timeout=20, verify=NO_TLS) as http:
             await http.post(f"{self.url}/_control/settle", json={})
 
     async def told_where(self, url: str) -> None:
@@ -136,7 +137,7 @@ class Rehearsal:
     async def browser(self, url: str, outcome: str) -> dict[str, str]:
         """What the payer does on the PSP's page; returns the parameters he comes back with."""
         address = f"{url}{'&' if urlsplit(url).query else '?'}outcome={outcome}"
-        async with httpx.AsyncClient(trust_env=False, timeout=20) as http:
+        async with httpx.AsyncClient(trust_env=False, timeout=20, verify=NO_TLS) as http:
             answer = await http.get(address)
             for _ in range(5):
                 place = answer.headers.get("location", "")

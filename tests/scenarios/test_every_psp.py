@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import msgspec
 import pytest
-from tests.conftest import BASE_URL, Merchant, free_ports, running
+from tests.conftest import BASE_URL, Merchant, app_of, free_ports, running
 from tests.scenarios.rehearsal import Ahead, Booked, Json, Rehearsal, Stage, stages
 from tests.shop import Shop
 
-from clearspan.app import Gateway, create_app
+from clearspan.app import Gateway
 from clearspan.platform import clock, plugins
 from clearspan.platform.crypto import MasterKey
 from clearspan.sdk import DECLINES
@@ -95,9 +95,7 @@ class World:
     async def hear(self, messages: list[tuple[dict[str, str], bytes]]) -> list[int]:
         """Deliver messages to the account's webhook address, and let them be applied."""
         address = self.account["webhook_url"].replace("https://pay.example", BASE_URL)
-        async with httpx.AsyncClient(
-            transport=httpx.ASGITransport(app=create_app(self.gateway)), base_url=BASE_URL
-        ) as psp:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app_of(self.gateway)), base_url=BASE_URL) as psp:
             said = [(await psp.post(address, content=body, headers=headers)).status_code for headers, body in messages]
         for _ in range(3):
             await self.gateway.inbox.apply(self.merchant.caller.scope, "req_inbox", 100)
@@ -170,7 +168,7 @@ async def world(
     """A fresh merchant at the simulator of the stage."""
     rehearsal = rehearsals[stage.psp]
     headers = {"Authorization": f"Bearer {merchant.key}"}
-    transport = httpx.ASGITransport(app=create_app(gateway))
+    transport = httpx.ASGITransport(app=app_of(gateway))
     async with httpx.AsyncClient(transport=transport, base_url=BASE_URL, headers=headers) as http:
         config = stage.account_config(rehearsal.url)
         answer = await http.post("/v1/psp-accounts", json={"psp": stage.psp, "name": "main", "config": config})
@@ -342,7 +340,7 @@ async def stripe_then_adyen(
 ) -> AsyncIterator[Shop]:
     """A merchant with an account at Stripe, which comes first, and one at Adyen."""
     headers = {"Authorization": f"Bearer {merchant.key}"}
-    transport = httpx.ASGITransport(app=create_app(gateway))
+    transport = httpx.ASGITransport(app=app_of(gateway))
     async with httpx.AsyncClient(transport=transport, base_url=BASE_URL, headers=headers) as http:
         for priority, name in enumerate(("stripe", "adyen"), 1):
             config = rehearsals[name].stage.account_config(rehearsals[name].url)

@@ -25,7 +25,7 @@ from clearspan.settings import Settings
 if TYPE_CHECKING:
     from tests.conftest import NewMerchant, Urls
 
-KILLS = 60
+KILLS = 30
 CLIENTS = 12
 POINTS = ["reserved", "answered", "settled"]
 VERBS = ["create_intent", "capture", "cancel", "refund"]
@@ -99,7 +99,7 @@ async def order(shops: list[Shop], number: int) -> list[Asked]:
     return done
 
 
-async def test_sixty_kills_at_random_double_nothing_and_lose_nothing(gateways: Web, shops: list[Shop]) -> None:
+async def test_thirty_kills_at_random_double_nothing_and_lose_nothing(gateways: Web, shops: list[Shop]) -> None:
     over = asyncio.Event()
     numbers = iter(range(1_000_000))
     orders: list[list[Asked]] = []

@@ -61,7 +61,8 @@ operators_of_tenant, which lists the members of the tenant that is entered."""
 INSTALLATION_WIDE = ("plugin_log", "journal_leaves", "journal_nodes", "checkpoints", "checkpoint_pushes")
 INSTALLATION_WIDE += ("operators", "operator_sessions", "operator_links", "sign_in_tries", "oauth_refresh_tokens")
 """People, who may be members of many tenants; the log of plugins, which run for all tenants; the tables of that tree. There is
-one, as a checkpoint covers whatever is in it: neither table nor key is cut by tenant. In return the application has no right on them but to read a tenant's own leaves."""
+one, as a checkpoint covers whatever is in it: neither table nor key is cut by tenant. In return the application has no right on
+them but to read a tenant's own leaves."""
 
 TABLES = f"""
     SELECT c.oid, c.relname AS name, c.relrowsecurity AS enabled, c.relforcerowsecurity AS forced,

@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy import text
 from tests.shop import Shop, gateway, with_payments
 
-from clearspan.app import Gateway, create_app
+from clearspan.app import Gateway
 from clearspan.payments.models import Dispute, Operation, Payment
 from clearspan.payments.news import Told
 from clearspan.payments.recovery import unwinding
@@ -519,9 +519,9 @@ async def mute(
 
 @asynccontextmanager
 async def _behind(worker: Gateway, merchant: Merchant, puppet: Puppet, psp_url: str, psp: str) -> AsyncIterator[Shop]:
-    from tests.conftest import BASE_URL
+    from tests.conftest import BASE_URL, app_of
 
-    transport = httpx.ASGITransport(app=create_app(worker))
+    transport = httpx.ASGITransport(app=app_of(worker))
     headers = {"Authorization": f"Bearer {merchant.key}"}
     async with httpx.AsyncClient(transport=transport, base_url=BASE_URL, headers=headers) as client:
         shop = Shop(client, psp_url)

@@ -13,7 +13,7 @@ import pytest
 from tests.core.payments.conftest import Puppet, approve, with_puppets
 from tests.factories import Connection, insert
 
-from clearspan.app import Gateway, create_app
+from clearspan.app import Gateway
 from clearspan.platform import clock, ids
 from clearspan.platform.crypto import MasterKey
 from clearspan.rebills import plans
@@ -283,9 +283,9 @@ async def collecting(urls: Urls, settings: Settings, master: MasterKey) -> Async
 @pytest.fixture
 async def wall(collecting: Gateway, merchant: Merchant, superuser: Connection, puppet: Puppet) -> AsyncIterator[Desk]:
     """In the time of the wall clock."""
-    from tests.conftest import BASE_URL
+    from tests.conftest import BASE_URL, app_of
 
-    transport = httpx.ASGITransport(app=create_app(collecting))
+    transport = httpx.ASGITransport(app=app_of(collecting))
     headers = {"Authorization": f"Bearer {merchant.key}"}
     async with httpx.AsyncClient(transport=transport, base_url=BASE_URL, headers=headers) as http:
         yield await Desk(collecting, http, merchant, superuser, puppet).open(virtual=False)
@@ -294,9 +294,9 @@ async def wall(collecting: Gateway, merchant: Merchant, superuser: Connection, p
 @pytest.fixture
 async def desk(collecting: Gateway, merchant: Merchant, superuser: Connection, puppet: Puppet) -> AsyncIterator[Desk]:
     """In the time of a test clock that stands at ``START``."""
-    from tests.conftest import BASE_URL
+    from tests.conftest import BASE_URL, app_of
 
-    transport = httpx.ASGITransport(app=create_app(collecting))
+    transport = httpx.ASGITransport(app=app_of(collecting))
     headers = {"Authorization": f"Bearer {merchant.key}"}
     async with httpx.AsyncClient(transport=transport, base_url=BASE_URL, headers=headers) as http:
         yield await Desk(collecting, http, merchant, superuser, puppet).open(virtual=True)

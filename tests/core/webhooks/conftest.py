@@ -13,6 +13,7 @@ import asyncpg
 import httpx
 import msgspec
 import pytest
+from tests.shop import NO_TLS
 
 from clearspan.journal.feed import Feed
 from clearspan.journal.service import record
@@ -72,7 +73,7 @@ async def consumer() -> AsyncIterator[Consumer]:
     assert process.stdout is not None
     try:
         port = int(await process.stdout.readline())
-        async with httpx.AsyncClient(trust_env=False) as http:
+        async with httpx.AsyncClient(trust_env=False, verify=NO_TLS) as http:
             yield Consumer(port, http)
     finally:
         process.kill()

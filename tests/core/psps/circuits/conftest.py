@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import msgspec
 import pytest
-from tests.conftest import BASE_URL, Merchant, lifespan
+from tests.conftest import BASE_URL, Merchant, app_of, lifespan
 from tests.core.payments.conftest import Puppet, with_puppets
 from tests.shop import Json, Shop, with_payments
 
-from clearspan.app import Gateway, create_app
+from clearspan.app import Gateway
 from clearspan.platform import clock
 from clearspan.platform.crypto import MasterKey
 from clearspan.settings import PspSettings, Settings
@@ -71,7 +71,7 @@ async def house(urls: Urls, settings: Settings, master: MasterKey) -> AsyncItera
     """The services of a process with ``RULES``, that waits for its PSPs."""
     patient = msgspec.structs.replace(with_payments(settings, wait_budget_s=60), psps=RULES)
     gateway = Gateway(patient, urls.app, master, with_puppets(settings))
-    async with lifespan(create_app(gateway)):
+    async with lifespan(app_of(gateway)):
         yield gateway
 
 
@@ -107,7 +107,7 @@ async def stage(house: Gateway, merchant: Merchant, settings: Settings, sandboxe
     async with AsyncExitStack() as stack:
         http = await stack.enter_async_context(
             httpx.AsyncClient(
-                transport=httpx.ASGITransport(app=create_app(house)),  # type: ignore[arg-type]  # its ASGI types are its own
+                transport=httpx.ASGITransport(app=app_of(house)),  # type: ignore[arg-type]  # its ASGI types are its own
                 base_url=BASE_URL,
                 headers={"Authorization": f"Bearer {merchant.key}"},
             )
