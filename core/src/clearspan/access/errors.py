@@ -10,8 +10,8 @@ class ScopesExceeded(DomainError):
 
     code = "api_key_scopes_exceeded"
     status = 403
-    title = "A key cannot give scopes that it lacks itself"
-    advice = "Ask for scopes that your own key has, or use a key that has them all."
+    title = "A key cannot get scopes that its maker lacks"
+    advice = "Ask for scopes that your own key or role has, or use a key that has them all."
 
 
 class KeyNotActive(DomainError):

@@ -182,7 +182,7 @@ class Operators:
             RoleTooHigh: only owners make owners.
             MemberAlready: they are a member.
         """
-        _check_role(own_role, role)
+        check_role(own_role, role)
         caller = _in_live_mode(caller)
         async with self._db.begin(caller.scope) as session:
             if await _membership(session, caller.scope, operator_id) is not None:
@@ -209,13 +209,13 @@ class Operators:
             RoleTooHigh: only owners make and change owners.
             LastOwner: the tenant would have no owner left.
         """
-        _check_role(own_role, role)
+        check_role(own_role, role)
         caller = _in_live_mode(caller)
         async with self._db.begin(caller.scope) as session:
             row = await _locked(session, caller.scope, operator_id)
             if row.role == role:
                 return
-            _check_role(own_role, row.role)
+            check_role(own_role, row.role)
             before = row.role
             await _keep_an_owner(session, caller.scope, row)
             row.role, row.version = role, row.version + 1
@@ -239,7 +239,7 @@ class Operators:
         caller = _in_live_mode(caller)
         async with self._db.begin(caller.scope) as session:
             row = await _locked(session, caller.scope, operator_id)
-            _check_role(own_role, row.role)
+            check_role(own_role, row.role)
             await _keep_an_owner(session, caller.scope, row)
             await session.execute(
                 delete(MembershipRow).where(
@@ -250,6 +250,25 @@ class Operators:
         operator = await self.find(operator_id=operator_id)
         if operator is not None and not operator.memberships:
             await self._sessions.end(operator_id, why="role")
+
+    async def end_sessions(self, caller: Caller, operator_id: UUID, *, own_role: str) -> int:
+        """Sign a member out everywhere, at once.
+
+        Returns:
+            how many sessions were open.
+
+        Raises:
+            NotFound: no member.
+            RoleTooHigh: only owners do this to owners.
+        """
+        member = await self.member(caller.scope, operator_id)
+        check_role(own_role, member.role)
+        ended = await self._sessions.end(operator_id, why="revoked")
+        caller = _in_live_mode(caller)
+        async with self._db.begin(caller.scope) as session:
+            data = {"ended": ended}
+            await record(session, caller, "operator.sessions_ended", operator_id, member.version, data)
+        return ended
 
     async def tell(
         self, operator: Operator, type_: str, request_id: str, data: dict[str, Any], actor: str = ""
@@ -343,7 +362,12 @@ async def _keep_an_owner(session: AsyncSession, scope: Scope, row: MembershipRow
         raise LastOwner
 
 
-def _check_role(own: str, role: str) -> None:
+def check_role(own: str, role: str) -> None:
+    """Whether there is such a role, and somebody with the role ``own`` may give it.
+
+    Raises:
+        InvalidRequest, RoleTooHigh.
+    """
     if role not in ROLES:
         raise _invalid("role", f"There is no such role; there are {', '.join(ROLES)}.")
     if not may_give(own, role):
