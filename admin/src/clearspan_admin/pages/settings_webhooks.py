@@ -114,7 +114,7 @@ class WebhookEndpointsController(Controller):
         self, request: Http, endpoint_id: FromPath[str], webhooks: NamedDependency[Webhooks]
     ) -> Response[bytes]:
         """One endpoint with its deliveries."""
-        return await _show(request, webhooks, endpoint_id, {}, {})
+        return await _show(request, webhooks, endpoint_id, {"since": "", "until": "", "only_failed": False}, {})
 
     @get("/{endpoint_id:str}/edit", opt=FRESH)
     async def edit(
