@@ -119,7 +119,7 @@ async def test_keys_want_a_second_factor_given_just_now(people: NewPerson) -> No
     person = await people("developer", strong=False)
     answer = await person.post("/settings/api-keys/new", "/", name="x", lasts="30", scopes=["events:read"])
     assert not SECRET.search(answer.text)
-    assert answer.status_code == 303 or "step_up_required" in answer.text
+    assert answer.status_code in (303, 403)
 
 
 @pytest.mark.parametrize(("role", "sees"), [("finance", 200), ("auditor", 200), ("support", 403)])

@@ -18,8 +18,11 @@ from clearspan_admin.web import Form, Http, say
 T = TypeVar("T")
 _PLACE = re.compile(r" - at `\$\.([a-z_0-9.]+)[^`]*`$")
 _MISSING = re.compile(r"required field `([a-z_0-9]+)`")
-PREFIX = "config-"
-"""Before the name of a plugin's setting, so that it cannot meet a field of ours."""
+
+
+def name_of(field: SettingOut) -> str:
+    """The form's name of a plugin's setting: it meets no field of ours, and says which are never carried along."""
+    return f"{'secret' if field.type == 'secret' else 'config'}-{field.name}"
 
 
 class Filled(msgspec.Struct, kw_only=True):
@@ -51,7 +54,8 @@ def settings_of(request: Http, form: Form, fields: Sequence[SettingOut], stored:
     """
     filled = Filled()
     for field in fields:
-        name, text = PREFIX + field.name, form.text(PREFIX + field.name)
+        name = name_of(field)
+        text = form.text(name)
         if field.type == "boolean":
             filled.values[field.name] = filled.typed[field.name] = form.has(name)
             continue

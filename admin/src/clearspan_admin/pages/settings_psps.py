@@ -251,5 +251,5 @@ def _form(
         errors=entered.errors,
         account=account,
         secrets=known.secrets if known else frozenset(),
-        prefix=filled.PREFIX,
+        name_of=filled.name_of,
     )
