@@ -21,6 +21,7 @@ from clearspan.customers.mandates import Mandates
 from clearspan.customers.service import Customers
 from clearspan.journal.checkpoint import SigningKey
 from clearspan.journal.feed import Feed
+from clearspan.journal.plugins import PluginDesk
 from clearspan.journal.proofs import Proofs
 from clearspan.payments.inbox import Inbox
 from clearspan.payments.service import Payments
@@ -76,6 +77,7 @@ class Gateway:
         self.plugins = plugins
         self.metrics = Metrics()
         self.db = Database(app_url, settings.database)
+        self.plugin_desk = PluginDesk(self.db, plugins, settings.plugins)
         self.tenants = Tenants(self.db, master)
         self.authenticator = Authenticator(self.db, master.derive("api-key-pepper"), settings.access)
         self.api_keys = ApiKeys(self.db, master.derive("api-key-pepper"), settings.access, self.authenticator)
@@ -260,6 +262,7 @@ SERVICES = (
     "feed",
     "proofs",
     "plugins",
+    "plugin_desk",
     "db",
     "metrics",
     "settings",

@@ -12,6 +12,7 @@ from litestar.openapi.spec import Components, SecurityScheme, Tag
 
 from clearspan.access.controller import ApiKeyController
 from clearspan.access.guard import PUBLIC
+from clearspan.access.people_controller import OperatorController
 from clearspan.customers.controller import CustomerController, PaymentMethodController
 from clearspan.customers.mandates_controller import MandateController
 from clearspan.journal.controller import AuditController, EventController
@@ -72,6 +73,7 @@ V1 = (
     AuditController,
     LedgerController,
     ApiKeyController,
+    OperatorController,
     TenantController,
 )
 
@@ -118,6 +120,6 @@ def openapi() -> OpenAPIConfig:
             Tag(name="Events", description="What happened: feed, live stream and audit trail."),
             Tag(name="Ledger", description="Double entry: what stands where, and how it came there."),
             Tag(name="Webhooks", description="Events sent to you: endpoints and the delivery log."),
-            Tag(name="Configuration", description="PSP accounts, API keys, the tenant."),
+            Tag(name="Configuration", description="PSP accounts, API keys, people, the tenant."),
         ],
     )

@@ -10,8 +10,8 @@ class ScopesExceeded(DomainError):
 
     code = "api_key_scopes_exceeded"
     status = 403
-    title = "A key cannot give scopes that it lacks itself"
-    advice = "Ask for scopes that your own key has, or use a key that has them all."
+    title = "A key cannot get scopes that its maker lacks"
+    advice = "Ask for scopes that your own key or role has, or use a key that has them all."
 
 
 class KeyNotActive(DomainError):
@@ -120,3 +120,12 @@ class LastOwner(DomainError):
     status = 409
     title = "A tenant needs an owner"
     advice = "Make somebody else an owner first."
+
+
+class LiveKeyRequired(DomainError):
+    """A key of test mode would change what holds in live mode too."""
+
+    code = "live_key_required"
+    status = 403
+    title = "Roles hold in live mode too, and this is a key of test mode"
+    advice = "Use a live key with the scope, or change it in the cockpit."

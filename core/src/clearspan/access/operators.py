@@ -19,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from clearspan.access.errors import (
     EmailTaken,
     LastOwner,
+    LiveKeyRequired,
     MemberAlready,
     OperatorChanged,
     RoleTooHigh,
@@ -154,6 +155,19 @@ class Operators:
             raise NotFound("There is no such member of this tenant.")
         return found
 
+    async def rank_of(self, caller: Caller) -> str:
+        """The role by which a caller of the API gives and takes roles: a person their own, a key that of an admin.
+
+        Raises:
+            LiveKeyRequired: a key of test mode; such keys are handed around, and roles hold in live mode as well.
+            NotFound: a person who is no member any more.
+        """
+        if caller.actor_type == "operator":
+            return (await self.member(caller.scope, ids.decode("opr", caller.actor_id))).role
+        if not caller.scope.live:
+            raise LiveKeyRequired
+        return "admin"
+
     async def join(self, caller: Caller, operator_id: UUID, role: str, *, own_role: str = "owner") -> None:
         """Make somebody a member of the caller's tenant.
 
@@ -168,7 +182,8 @@ class Operators:
             RoleTooHigh: only owners make owners.
             MemberAlready: they are a member.
         """
-        _check_role(own_role, role)
+        check_role(own_role, role)
+        caller = _in_live_mode(caller)
         async with self._db.begin(caller.scope) as session:
             if await _membership(session, caller.scope, operator_id) is not None:
                 raise MemberAlready
@@ -194,12 +209,13 @@ class Operators:
             RoleTooHigh: only owners make and change owners.
             LastOwner: the tenant would have no owner left.
         """
-        _check_role(own_role, role)
+        check_role(own_role, role)
+        caller = _in_live_mode(caller)
         async with self._db.begin(caller.scope) as session:
             row = await _locked(session, caller.scope, operator_id)
             if row.role == role:
                 return
-            _check_role(own_role, row.role)
+            check_role(own_role, row.role)
             before = row.role
             await _keep_an_owner(session, caller.scope, row)
             row.role, row.version = role, row.version + 1
@@ -220,9 +236,10 @@ class Operators:
             RoleTooHigh: only owners remove owners.
             LastOwner: the tenant would have no owner left.
         """
+        caller = _in_live_mode(caller)
         async with self._db.begin(caller.scope) as session:
             row = await _locked(session, caller.scope, operator_id)
-            _check_role(own_role, row.role)
+            check_role(own_role, row.role)
             await _keep_an_owner(session, caller.scope, row)
             await session.execute(
                 delete(MembershipRow).where(
@@ -233,6 +250,25 @@ class Operators:
         operator = await self.find(operator_id=operator_id)
         if operator is not None and not operator.memberships:
             await self._sessions.end(operator_id, why="role")
+
+    async def end_sessions(self, caller: Caller, operator_id: UUID, *, own_role: str) -> int:
+        """Sign a member out everywhere, at once.
+
+        Returns:
+            how many sessions were open.
+
+        Raises:
+            NotFound: no member.
+            RoleTooHigh: only owners do this to owners.
+        """
+        member = await self.member(caller.scope, operator_id)
+        check_role(own_role, member.role)
+        ended = await self._sessions.end(operator_id, why="revoked")
+        caller = _in_live_mode(caller)
+        async with self._db.begin(caller.scope) as session:
+            data = {"ended": ended}
+            await record(session, caller, "operator.sessions_ended", operator_id, member.version, data)
+        return ended
 
     async def tell(
         self, operator: Operator, type_: str, request_id: str, data: dict[str, Any], actor: str = ""
@@ -280,6 +316,11 @@ async def record(
     )
 
 
+def _in_live_mode(caller: Caller) -> Caller:
+    """A membership holds in both modes; the journal of live mode tells of it, whichever of them was being looked at."""
+    return msgspec.structs.replace(caller, scope=Scope(tenant_id=caller.scope.tenant_id, live=True))
+
+
 async def _membership(session: AsyncSession, scope: Scope, operator_id: UUID) -> MembershipRow | None:
     return await session.scalar(
         select(MembershipRow).where(
@@ -321,7 +362,12 @@ async def _keep_an_owner(session: AsyncSession, scope: Scope, row: MembershipRow
         raise LastOwner
 
 
-def _check_role(own: str, role: str) -> None:
+def check_role(own: str, role: str) -> None:
+    """Whether there is such a role, and somebody with the role ``own`` may give it.
+
+    Raises:
+        InvalidRequest, RoleTooHigh.
+    """
     if role not in ROLES:
         raise _invalid("role", f"There is no such role; there are {', '.join(ROLES)}.")
     if not may_give(own, role):

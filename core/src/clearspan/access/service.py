@@ -38,7 +38,8 @@ class _Keys(Repository[ApiKey]):
 class ApiKeys:
     """API keys of a tenant in one mode.
 
-    A key can neither make nor rotate a key that may do more than itself; whoever uses no key (the command line) may do all.
+    A key can neither make nor rotate a key that may do more than itself, and a person none that may do more than their role;
+    the command line may do all.
 
     Args:
         db: the database.
@@ -63,7 +64,7 @@ class ApiKeys:
 
         Raises:
             InvalidRequest: an unknown scope, none at all, or an end that is not in the future.
-            ScopesExceeded: the caller's own key lacks one of the scopes.
+            ScopesExceeded: the caller's own key or role lacks one of the scopes.
         """
         async with self._db.begin(caller.scope) as session:
             key, secret = await self._create(session, caller, name, scopes, expires_at)
@@ -198,7 +199,18 @@ class ApiKeys:
 
 
 async def _check_maker(session: AsyncSession, caller: Caller, scopes: frozenset[str]) -> None:
-    """A key makes keys only while it works itself, whatever a process remembers of it, and only within its own scopes."""
+    """A key makes keys only while it works itself, whatever a process remembers of it, and only within its own scopes.
+
+    A person makes keys within the scopes of their role, which the session was asked for in this very request.
+    """
+    if caller.actor_type == "operator":
+        lacking = scopes - caller.scopes
+        if lacking:
+            raise ScopesExceeded(
+                f"Your role lacks {', '.join(sorted(lacking))}. Take fewer scopes, or ask somebody whose role has them.",
+                scopes=sorted(lacking),
+            )
+        return
     if caller.key_id is None:
         return
     maker = await _Keys(session).find(caller.scope, caller.key_id)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -45,6 +45,7 @@ from clearspan.routing.service import Candidate
 from clearspan.sdk import (
     Capability,
     CardSource,
+    FormField,
     Money,
     NotFound,
     NotSupported,
@@ -59,6 +60,7 @@ from clearspan.sdk import (
     Source,
     SourceKind,
     TokenSource,
+    form_fields,
 )
 from clearspan.settings import Settings
 from clearspan.tenants.service import Tenants
@@ -203,6 +205,18 @@ class OpenPsp(msgspec.Struct, frozen=True, kw_only=True):
             return observation
         finally:
             self.guard.end(admitted, failed, retry_after_s)
+
+
+class KnownSettings(msgspec.Struct, frozen=True):
+    """What a form may show of an account's settings.
+
+    Attributes:
+        values: those that are no secrets, by name.
+        secrets: names of the secrets that are set.
+    """
+
+    values: dict[str, Any]
+    secrets: frozenset[str]
 
 
 class PspAccounts:
@@ -368,6 +382,59 @@ class PspAccounts:
         if body.config is not None:
             await self._renew(caller.scope, identity)
         return self._with_health(PspAccountOut.of(row, self._public_url))
+
+    async def known_settings(self, scope: Scope, account_id: str) -> KnownSettings:
+        """An account's settings without its secrets, for the form that changes them.
+
+        Raises:
+            AccountNotFound, UnknownPsp.
+        """
+        account = await self.get(scope, account_id)
+        fields = self._fields(account.psp)
+        stored = msgspec.json.decode(await self._plain(scope, ids.decode("acct", account_id)))
+        # By what the plugin says now: a setting that it does not know (any more) may be a secret.
+        shown = {one.name: stored[one.name] for one in fields if one.type != "secret" and one.name in stored}
+        return KnownSettings(
+            shown, frozenset(one.name for one in fields if one.type == "secret" and stored.get(one.name))
+        )
+
+    async def revise(
+        self, caller: Caller, account_id: str, given: Mapping[str, Any], keep: Collection[str], priority: int
+    ) -> PspAccountOut:
+        """``update`` for whoever does not know the secrets: those named in ``keep`` stay as they are.
+
+        What is equal to what is stored is no change: the same version, and no second signing secret.
+
+        Args:
+            caller: who changes it.
+            account_id: which account.
+            given: the settings, all but those kept.
+            keep: names of settings that stay.
+            priority: lower is tried first.
+
+        Raises:
+            AccountNotFound, UnknownPsp, InvalidRequest.
+        """
+        account = await self.get(caller.scope, account_id)
+        self._fields(account.psp)
+        before = msgspec.json.decode(await self._plain(caller.scope, ids.decode("acct", account_id)))
+        config = dict(given) | {name: before[name] for name in keep if name in before}
+        return await self.update(
+            caller,
+            account_id,
+            PspAccountUpdate(
+                priority=priority if priority != account.priority else None,
+                config=config if config != before else None,
+            ),
+        )
+
+    def _fields(self, psp: str) -> list[FormField]:
+        kind = self._plugins.psps.get(psp)
+        if kind is None:
+            raise UnknownPsp(
+                f"The plugin that brings '{psp}' is not enabled; enable it to change the account's settings."
+            )
+        return form_fields(kind.config_type)
 
     async def check(self, scope: Scope, account_id: str) -> PspAccountCheck:
         """Ask the PSP whether it takes an account's settings; moves nothing, and passes an open circuit.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -287,6 +287,7 @@ class Billing:
                 given["dunning_plan"]
             ):
                 raise DunningPlanMissing
+            before = msgspec.to_builtins(settings_out(own))
             for name, value in given.items():
                 if name == "dunning_plan":
                     own.dunning_plan_id = value
@@ -302,9 +303,19 @@ class Billing:
                     subject_type="tenant",
                     subject_id=caller.scope.tenant_id,
                     sequence=own.sequence,
-                    data={"changed": sorted(given)},
+                    data=_difference(before, msgspec.to_builtins(settings_out(own)), given),
                 )
             return settings_out(own)
+
+
+def _difference(before: dict[str, Any], after: dict[str, Any], given: Collection[str]) -> dict[str, Any]:
+    """What the journal tells of a change: names, and values but the seller's, who may be a person."""
+    told = [name for name in sorted(given) if name != "seller" and before[name] != after[name]]
+    return {
+        "changed": sorted(given),
+        "before": {name: before[name] for name in told},
+        "after": {name: after[name] for name in told},
+    }
 
 
 def decode(prefix: str, text: str, missing: type[DomainError]) -> UUID:

@@ -33,6 +33,18 @@ _SCRIPT = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?/[A-Za-z0-9._~/@%?=&
 _INTEGRITY = re.compile(r"(sha(256|384|512)-[A-Za-z0-9+/]+={0,2})?")
 
 
+class VaultFacts(msgspec.Struct, frozen=True):
+    """A vault, as operators see it.
+
+    Attributes:
+        settings: name -> whether it is set; otherwise its default holds.
+    """
+
+    name: str
+    plugin: str
+    settings: dict[str, bool]
+
+
 class Vaults:
     """Providers by name.
 
@@ -61,6 +73,8 @@ class Vaults:
                 problems.append(f"plugin.{plugin}: {error}")
         if problems:
             raise SettingsError(problems)
+        self._plugins = plugins
+        self._settings = settings
         self._links = links
         self._clients: list[httpx.AsyncClient] = []
         self._providers: dict[str, VaultProvider] = {}
@@ -86,6 +100,16 @@ class Vaults:
         if provider is None:
             raise VaultUnknown(f"No enabled plugin brings a vault named {name!r}. There are: {self._names()}.")
         return provider
+
+    def described(self) -> list[VaultFacts]:
+        """Every vault with its settings: which are set, never to what."""
+        found = []
+        for name in sorted(self._providers):
+            plugin = self._plugins.plugin_of_vault[name]
+            given = self._settings.plugin.get(plugin, {})
+            fields = msgspec.structs.fields(self._plugins.vaults[name].config_type)
+            found.append(VaultFacts(name, plugin, {field.name: field.name in given for field in fields}))
+        return found
 
     def default(self) -> str:
         """The name of the only vault.
