@@ -99,19 +99,19 @@ class Operators:
             raise NotFound("There is no such operator.")
         return found
 
-    async def create(self, email: str, name: str, *, locale: str = "en", timezone: str = "UTC") -> Operator:
-        """A new person, a member of nothing yet, who cannot sign in yet.
+    async def create(
+        self, email: str, name: str, *, locale: str = "en", timezone: str = "UTC", operator_id: UUID | None = None
+    ) -> Operator:
+        """A new person, a member of nothing yet, who cannot sign in yet; ``operator_id`` is one known before.
 
         Raises:
             InvalidRequest: no e-mail address, or no name.
             EmailTaken: somebody has the address.
         """
-        email = email.strip().lower()
-        if not _EMAIL.fullmatch(email) or len(email) > 254:
-            raise _invalid("email", "Give an e-mail address, such as ada@example.com.")
+        email = check_email(email)
         if not 1 <= len(name.strip()) <= 200:
             raise _invalid("name", "Give a name of 1 to 200 characters.")
-        operator_id = clock.new_uuid()
+        operator_id = operator_id or clock.new_uuid()
         document = {
             "operator_id": operator_id,
             "email": email,
@@ -154,6 +154,16 @@ class Operators:
             raise NotFound("There is no such member of this tenant.")
         return found
 
+    async def not_a_member(self, scope: Scope, operator_id: UUID) -> None:
+        """Make sure that somebody may be invited.
+
+        Raises:
+            MemberAlready: they are a member of the tenant.
+        """
+        async with self._db.begin(scope) as session:
+            if await _membership(session, scope, operator_id) is not None:
+                raise MemberAlready
+
     async def join(self, caller: Caller, operator_id: UUID, role: str, *, own_role: str = "owner") -> None:
         """Make somebody a member of the caller's tenant.
 
@@ -168,7 +178,7 @@ class Operators:
             RoleTooHigh: only owners make owners.
             MemberAlready: they are a member.
         """
-        _check_role(own_role, role)
+        check_role(own_role, role)
         async with self._db.begin(caller.scope) as session:
             if await _membership(session, caller.scope, operator_id) is not None:
                 raise MemberAlready
@@ -194,12 +204,12 @@ class Operators:
             RoleTooHigh: only owners make and change owners.
             LastOwner: the tenant would have no owner left.
         """
-        _check_role(own_role, role)
+        check_role(own_role, role)
         async with self._db.begin(caller.scope) as session:
             row = await _locked(session, caller.scope, operator_id)
             if row.role == role:
                 return
-            _check_role(own_role, row.role)
+            check_role(own_role, row.role)
             before = row.role
             await _keep_an_owner(session, caller.scope, row)
             row.role, row.version = role, row.version + 1
@@ -222,7 +232,7 @@ class Operators:
         """
         async with self._db.begin(caller.scope) as session:
             row = await _locked(session, caller.scope, operator_id)
-            _check_role(own_role, row.role)
+            check_role(own_role, row.role)
             await _keep_an_owner(session, caller.scope, row)
             await session.execute(
                 delete(MembershipRow).where(
@@ -321,7 +331,24 @@ async def _keep_an_owner(session: AsyncSession, scope: Scope, row: MembershipRow
         raise LastOwner
 
 
-def _check_role(own: str, role: str) -> None:
+def check_email(email: str) -> str:
+    """An e-mail address as it is stored.
+
+    Raises:
+        InvalidRequest: it is none.
+    """
+    email = email.strip().lower()
+    if not _EMAIL.fullmatch(email) or len(email) > 254:
+        raise _invalid("email", "Give an e-mail address, such as ada@example.com.")
+    return email
+
+
+def check_role(own: str, role: str) -> None:
+    """Whether there is such a role, and somebody with the role ``own`` may give it.
+
+    Raises:
+        InvalidRequest, RoleTooHigh.
+    """
     if role not in ROLES:
         raise _invalid("role", f"There is no such role; there are {', '.join(ROLES)}.")
     if not may_give(own, role):
