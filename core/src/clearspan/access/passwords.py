@@ -1,7 +1,7 @@
 """Passwords: which are taken, and how they are kept and compared.
 
-Argon2id by ``argon2-cffi``, with the second recommended option of RFC 9106, section 4: t = 3, m = 64 MiB, p = 4, a salt of 128 and a
-hash of 256 bits. A hash made with other parameters is made anew when its password is next given. Hashing takes a tenth of a
+Argon2id by ``argon2-cffi``, with the second recommended option of RFC 9106, section 4: t = 3, m = 64 MiB, p = 4, salts of 128 and
+hashes of 256 bits. A hash made with other parameters is made anew when its password is next given. Hashing takes a tenth of a
 second of a whole core, so it runs in a thread, and no more than a few at once: each holds 64 MiB.
 
 The rule follows NIST SP 800-63B-4, 3.1.1: length instead of classes of characters, a list of common and breached passwords, no
