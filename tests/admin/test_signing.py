@@ -188,7 +188,7 @@ async def test_a_wrong_password_and_an_unknown_address_are_told_the_same(
         answer = await new_browser().sign_in(email, password)
         assert answer.status_code == 401
         assert not any(each.startswith("clearspan=") for each in answer.headers.get_list("set-cookie"))
-        said.add(re.sub(r'(nonce|value|X-CSRF-Token|\?v)\W+[^"]*"|/static/\w+', "", answer.text))
+        said.add(re.sub(r'(nonce|value)="[^"]*"|"X-CSRF-Token": "[^"]*"', "", answer.text))
     assert len(said) == 1
     assert (await events(superuser, who.operator))[-1] == "operator.sign_in_failed"
 
@@ -480,12 +480,13 @@ async def test_a_session_ends_when_idle_and_when_too_old(
         assert (await browser.get("/")).status_code == 200, "it was seen half an hour ago"
     with later(minutes=89):
         assert (await browser.get("/")).status_code == 303
-    await browser.sign_in(who.operator.email)
-    for hours in range(1, 24):
-        with later(minutes=25 * hours):
-            if (await browser.get("/")).status_code == 303:
-                break
-    assert 12 * 60 <= 25 * hours < 12 * 60 + 25
+    busy = [25 * times for times in range(3, 32)]
+    open_until = 0
+    for minutes in busy:
+        with later(minutes=minutes):
+            if (await browser.get("/")).status_code == 200:
+                open_until = minutes
+    assert 12 * 60 - 25 <= open_until < 12 * 60, "twelve hours, however busy"
 
 
 async def test_signing_out_and_ending_others(
