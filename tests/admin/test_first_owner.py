@@ -25,14 +25,20 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
+def empty_urls(databases: Callable[[], Urls]) -> Urls:
+    """A database of its own."""
+    return databases()
+
+
+@pytest.fixture
 async def served(
-    databases: Callable[[], Urls], cockpit_settings: Settings, master: MasterKey, merchant: Merchant
+    empty_urls: Urls, cockpit_settings: Settings, master: MasterKey, merchant: Merchant
 ) -> AsyncIterator[Served]:
     """A gateway that listens, and that nobody is in yet."""
     (port,) = free_ports(1)
     server = msgspec.structs.replace(cockpit_settings.server, public_url=f"http://127.0.0.1:{port}")
     settings = msgspec.structs.replace(cockpit_settings, server=server)
-    gateway = Gateway(settings, databases().app, master, plugins.load(settings.plugins.enabled))
+    gateway = Gateway(settings, empty_urls.app, master, plugins.load(settings.plugins.enabled))
     application = create_app(gateway)
     async with lifespan(application):
         listening = uvicorn.Server(

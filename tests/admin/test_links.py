@@ -31,12 +31,18 @@ __all__ = ["new_browser"]
 
 
 @pytest.fixture(scope="module")
-async def empty(databases: Callable[[], Urls], cockpit_settings: Settings, master: MasterKey) -> AsyncIterator[Gateway]:
+def empty_urls(databases: Callable[[], Urls]) -> Urls:
+    """A database of its own."""
+    return databases()
+
+
+@pytest.fixture(scope="module")
+async def empty(empty_urls: Urls, cockpit_settings: Settings, master: MasterKey) -> AsyncIterator[Gateway]:
     """A gateway that nobody and nothing is in yet."""
     loaded = plugins.load(cockpit_settings.plugins.enabled)
     server = msgspec.structs.replace(cockpit_settings.server, public_url=BASE_URL)
     settings = msgspec.structs.replace(cockpit_settings, server=server)
-    gateway = Gateway(settings, databases().app, master, loaded)
+    gateway = Gateway(settings, empty_urls.app, master, loaded)
     await gateway.open()
     yield gateway
     await gateway.close()
