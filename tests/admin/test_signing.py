@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any, TypeAlias
 from urllib.parse import parse_qs, urlsplit
 
+import argon2
 import asyncpg
 import httpx
 import msgspec
@@ -191,6 +192,18 @@ async def test_a_wrong_password_and_an_unknown_address_are_told_the_same(
         said.add(re.sub(r'(nonce|value)="[^"]*"|"X-CSRF-Token": "[^"]*"', "", answer.text))
     assert len(said) == 1
     assert (await events(superuser, who.operator))[-1] == "operator.sign_in_failed"
+
+
+async def test_a_hash_of_other_parameters_is_made_anew_when_its_password_comes(
+    gateway: Gateway, merchant: Merchant, browser: Browser
+) -> None:
+    who = await someone(gateway, merchant)
+    old = argon2.PasswordHasher(time_cost=1, memory_cost=8192, parallelism=1).hash(PASSWORD)
+    await gateway.operators.change(who.operator, password_hash=old)
+    assert (await browser.sign_in(who.operator.email)).status_code == 303
+    now = (await gateway.operators.get(who.operator.operator_id)).password_hash
+    assert now is not None
+    assert now.startswith("$argon2id$v=19$m=65536,t=3,p=4$")
 
 
 async def test_no_failure_is_answered_faster_than_the_others(

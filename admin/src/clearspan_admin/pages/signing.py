@@ -242,10 +242,13 @@ async def enter(
         previous=await sessions.owner(request),
     )
     try:
-        request.scope["state"]["signed"] = await sessions.find(made.token)
-    except NoTenant:
+        signed = await sessions.find(made.token)
+    except NoTenant:  # They may be about to follow an invitation.
+        signed = None
+    if signed is None:
         answer = web.go(request, web.own_path(form.text("next")))
     else:
+        request.scope["state"]["signed"] = signed
         answer = await _go_on(request, sessions, form)
     web.set_cookie(request, answer, sessions.cookie, made.token)
     web.set_cookie(request, answer, web.visit_cookie(request), "", max_age=0, strict=True)

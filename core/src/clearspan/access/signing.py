@@ -586,10 +586,12 @@ class Signing:
             raise LinkGone
         if not await self.is_new(link):
             raise SignInFailed
+        operator = await self._operators.find(email=link.email)
+        if operator is not None and operator.status != "active":
+            raise LinkGone
         await self._passwords.check(password, email=link.email)
         hashed = await self._passwords.hashed(password)
         await self._find_link(token, use=True)
-        operator = await self._operators.find(email=link.email)
         if operator is None:
             operator = await self._operators.create(link.email, name, locale=locale, operator_id=link.link_id)
         operator = await self._operators.change(
