@@ -41,7 +41,8 @@ async def test_without_a_stored_password_nothing_matches(service: Passwords) -> 
 @pytest.mark.parametrize(
     "password",
     ["", "elevenchars", "x" * 201, EMAIL, "ada.lovelace2026", "Ada.Lovelace!!!!", "password1234", "Password2024!!",
-     "qwertyuiop12", "QWERTYUIOP[]", "1234567890123", "aaaaaaaaaaaaa", "abababababab", "iloveyouiloveyou", "Ｐａｓｓｗｏｒｄ１２３４"],
+     "qwertyuiop12", "QWERTYUIOP[]", "1234567890123", "aaaaaaaaaaaaa",
+     "abababababab", "iloveyouiloveyou", "Ｐａｓｓｗｏｒｄ１２３４"],
 )  # fmt: skip
 async def test_what_others_try_first_is_refused(service: Passwords, password: str) -> None:
     with pytest.raises(PasswordRefused):

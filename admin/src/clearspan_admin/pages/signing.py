@@ -37,6 +37,15 @@ REFUSALS = {
     CodeWrong: mark("This code is wrong or was used before. Wait for the next one."),
     SignInExpired: mark("That took too long. Begin again with your password."),
 }
+SAID_BY_THE_CORE = (
+    mark("Give 12 characters or more; a few words that you can remember are good."),
+    mark("Give 200 characters at most."),
+    mark("Your e-mail address is the first thing that others try. Take something else."),
+    mark("Many people use this password or one like it, so it is tried first. Take something else."),
+    mark("Give an e-mail address, such as ada@example.com."),
+    mark("Give a name of 1 to 200 characters."),
+)
+"""What these pages show of refusals, to be translated."""
 
 
 class SigningController(Controller):
