@@ -206,6 +206,17 @@ async def test_a_hash_of_other_parameters_is_made_anew_when_its_password_comes(
     assert now.startswith("$argon2id$v=19$m=65536,t=3,p=4$")
 
 
+async def test_the_page_speaks_the_browsers_language(browser: Browser) -> None:
+    for asked, said in (
+        ("de-AT,de;q=0.9", "Passwort"),
+        ("fr", "Mot de passe"),
+        ("es", "Contraseña"),
+        ("pt", "Password"),
+    ):
+        answer = await browser.http.get("/admin/sign-in", headers={"Accept-Language": asked})
+        assert f"{said}</label>" in answer.text
+
+
 async def test_no_failure_is_answered_faster_than_the_others(
     gateway: Gateway, browser: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -263,7 +274,7 @@ async def test_after_too_many_failures_even_the_right_password_waits(
     answer = await browser.sign_in(who.operator.email)
     assert answer.status_code == 429
     assert 0 < int(answer.headers["retry-after"]) <= 15 * 60 + 1
-    assert "Wait 15 minutes" in answer.text
+    assert "Try again in 15 min." in answer.text
     assert (await events(superuser, who.operator)).count("operator.locked_out") == 1
     for _ in range(limit):
         await browser.sign_in("nobody-knows@example.com", "wrong again")

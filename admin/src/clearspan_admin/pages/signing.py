@@ -301,9 +301,7 @@ def why_refused(request: Http, error: DomainError) -> str:
     """A refusal of a password or code in the person's words."""
     if isinstance(error, TooManyTries):
         wait = int(error.fields["retry_after_s"])
-        return web.say(
-            request, "Too many failed tries. Wait %(minutes)s minutes, then try again.", minutes=-(-wait // 60)
-        )
+        return web.say(request, "Too many failed tries. Try again in %(minutes)s min.", minutes=-(-wait // 60))
     return web.say(request, REFUSALS[type(error)])
 
 
