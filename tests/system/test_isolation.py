@@ -55,9 +55,10 @@ DOORS |= {
     "operator_find", "operator_add", "operator_change", "operator_totp_use", "operator_recovery_use", "operators_count",
     "operators_of_tenant", "operator_session_add", "operator_session_find", "operator_session_change", "operator_sessions_end",
     "operator_sessions_of", "operator_link_add", "operator_link_find", "sign_in_try",
+    "sign_in_done", "operator_session_owner", "operator_invitations", "operator_invitation_end",
 }  # fmt: skip
 """What signs people in: each takes what one step knows (an address, a hash, an id) and gives that one person, never a list; but
-operators_of_tenant, which lists the members of the tenant that is entered."""
+operators_of_tenant and operator_invitations, which list members and open invitations of the tenant that is entered."""
 INSTALLATION_WIDE = ("plugin_log", "journal_leaves", "journal_nodes", "checkpoints", "checkpoint_pushes")
 INSTALLATION_WIDE += ("operators", "operator_sessions", "operator_links", "sign_in_tries", "oauth_refresh_tokens")
 """People, who may be members of many tenants; the log of plugins, which run for all tenants; the tables of that tree. There is

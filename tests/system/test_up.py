@@ -177,12 +177,46 @@ def test_the_pages_of_a_running_gateway_are_there(up: Installation) -> None:
         assert browser.get("/health/ready").json() == {"status": "ok"}
         assert browser.get("/docs").status_code == 200
         assert "/v1/payments" in browser.get("/openapi.json").json()["paths"]
-        cockpit = browser.get("/admin")
+        cockpit = browser.get("/admin", follow_redirects=True)
         assert cockpit.status_code == 200
+        assert "operators link" in cockpit.text, "nobody is there yet, and the page says what to do"
         policy = cockpit.headers["content-security-policy"]
         assert "default-src 'none'" in policy
         assert "unsafe-inline" not in policy
-        assert "<script" not in cockpit.text
+
+
+def test_people_come_in_by_the_links_that_the_command_line_prints(up: Installation) -> None:
+    printed = re.search(rf"{up.url}/admin/link/[0-9a-f]{{64}}", up.said)
+    assert printed is not None
+    assert "There is nobody yet" in up.run("operators", "list").stdout
+    newer = up.run("operators", "link").stdout.strip()
+    with httpx.Client(base_url=up.url, trust_env=False) as browser:
+        assert browser.get(printed[0]).status_code == 410, "a newer one replaces it"
+        page = browser.get(newer)
+        token = re.search(r'name="csrf" value="([^"]+)"', page.text)
+        assert token is not None
+        typed = {
+            "email": "ada@example.com",
+            "name": "Ada",
+            "password": "a long enough one",
+            "again": "a long enough one",
+        }
+        answer = browser.post(newer, data=typed | {"csrf": token[1]})
+        assert answer.status_code == 303, answer.text
+        assert browser.get("/admin/profile").status_code == 200
+        refused = up.run("operators", "link")
+        assert (refused.returncode, "There is somebody already" in refused.stderr) == (2, True)
+        listed = up.run("operators", "list").stdout.splitlines()
+        assert [line.split()[:3] for line in listed[1:]] == [["ada@example.com", "demo", "owner"]]
+        invited = up.run("operators", "invite", "eve@example.com", "--tenant", "demo", "--role", "support")
+        assert "Join Demo shop" in browser.get(invited.stdout.strip()).text
+        reset = up.run("operators", "link", "ada@example.com")
+        assert "A new password" in browser.get(reset.stdout.strip()).text
+        assert up.run("operators", "reset-second-factor", "ada@example.com").returncode == 0
+        assert up.run("operators", "disable", "ada@example.com").returncode == 0
+        assert browser.get("/admin/profile").status_code == 303, "out at once"
+        assert "may sign in again" in up.run("operators", "enable", "ada@example.com").stdout
+    assert up.run("operators", "disable", "nobody@example.com").returncode == 2
 
 
 def test_other_commands_find_the_running_one(up: Installation) -> None:

@@ -7,6 +7,8 @@
   double-submit cookie is not bound to the session; this is.
 - **Idempotency.** A form that acts carries ``key``, random and new with each page: the service sees it as an ``Idempotency-Key``,
   so a double click acts once and shows the same result twice.
+- **A session that is over** loses nothing: the form that came too late goes through signing in, sealed for the person whose it
+  was, and is offered again, with the key that it had, so that it acts once. The same where an action asks for a factor first.
 - **After a POST** comes a redirect (303) with a message, so that reloading repeats nothing.
 - **Under a prefix** (``server.public_url = "https://x.example/gateway"``) every link begins with it, the proxy takes it off.
 """
@@ -21,7 +23,8 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
 from typing import Any, Final
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+from uuid import UUID
 
 import jinja2
 import msgspec
@@ -30,8 +33,9 @@ from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
 from markupsafe import Markup
 
-from clearspan.access.errors import FormRefused, SignInRequired
-from clearspan.access.sessions import Sessions, Signed
+from clearspan.access.errors import FormRefused, NoTenant, SecondFactorRequired, SignInRequired, StepUpRequired
+from clearspan.access.sessions import Owner, Sessions, Signed
+from clearspan.access.signing import Signing
 from clearspan.platform import clock
 from clearspan.platform.context import Caller
 from clearspan.platform.idempotency import Answer, IdempotencyKey, read_key
@@ -46,6 +50,11 @@ _SALT_BYTES = 12
 _FIELDS_MAX = 2_000
 _COMPRESS_FROM = 1_000
 _TONES: Final = ("good", "info", "bad")
+_CARRIED_MAX = 46_000
+"""Bytes of a form that is carried on; sealed and as text it is a third longer, 64 KB at most."""
+_CARRIED_S = 2 * 3600
+_NEVER_CARRIED: Final = ("password", "secret", "code")
+_NEXT_MAX = 2_000
 
 
 # -- Rendering ------------------------------------------------------------------------------------------------------------------
@@ -72,7 +81,7 @@ def page(
     """
     nonce = clock.random_bytes(16).hex()
     signed = signed_in(request)
-    locale = signed.operator.locale if signed else _asked_language(request)
+    locale = signed.operator.locale if signed else asked_language(request)
     if not shown.known_locale(locale):
         locale = "en"
     zone = signed.operator.timezone if signed else "UTC"
@@ -238,17 +247,26 @@ async def check_form(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRout
     """
     if connection.scope.get("method") in ("GET", "HEAD", "OPTIONS") or not isinstance(connection, Request):
         return
-    if connection.headers.get("sec-fetch-site") not in (None, "same-origin"):
-        raise FormRefused("Another site sent this form. Nothing was done.")
-    origin = connection.headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc not in _own_hosts(connection):
-        raise FormRefused("Another site sent this form. Nothing was done.")
+    _check_origin(connection)
     if connection.scope["path"] == f"{PATH}/csp-reports":
         return
-    given = connection.headers.get("x-csrf-token") or Form(_pairs(await connection.body())).text("csrf")
+    typed = await connection.body()
+    connection.scope["state"]["typed"] = typed
+    _check_token(connection, typed, _csrf_secret(connection))
+
+
+def _check_origin(request: Http) -> None:
+    if request.headers.get("sec-fetch-site") not in (None, "same-origin"):
+        raise FormRefused("Another site sent this form. Nothing was done.")
+    origin = request.headers.get("origin")
+    if origin is not None and urlsplit(origin).netloc not in _own_hosts(request):
+        raise FormRefused("Another site sent this form. Nothing was done.")
+
+
+def _check_token(request: Http, typed: bytes, secret: str) -> None:
+    given = request.headers.get("x-csrf-token") or Form(_pairs(typed)).text("csrf")
     salt, _dot, token = given.partition(".")
-    secret = _csrf_secret(connection)
-    if not secret or not hmac.compare_digest(_masked(secret, salt), token):
+    if not secret or not hmac.compare_digest(_masked(secret, salt).encode(), token.encode()):
         raise FormRefused
 
 
@@ -330,7 +348,7 @@ def go(request: Http, path: str, message: str = "", tone: str = "good", **query:
 def say(request: Http, text: str, **values: Any) -> str:
     """A text in the operator's language, for ``go`` and for errors: ``say(request, "%(count)s retried", count=3)``."""
     signed = signed_in(request)
-    language = words.language_of(signed.operator.locale if signed else _asked_language(request))
+    language = words.language_of(signed.operator.locale if signed else asked_language(request))
     said: str = words.translations(language).gettext(text)
     return said % values if values else said
 
@@ -340,10 +358,120 @@ def _flash_cookie(request: Http) -> str:
 
 
 def _take_flash(request: Http) -> tuple[str, str] | None:
-    from urllib.parse import unquote  # noqa: PLC0415
-
     tone, _, message = unquote(request.cookies.get(_flash_cookie(request), "")).partition(":")
     return (tone, message) if tone in _TONES and message else None
+
+
+# -- Going on after signing in --------------------------------------------------------------------------------------------------
+
+
+class Carried(msgspec.Struct, frozen=True):
+    """A form that was sent and not acted on.
+
+    Attributes:
+        path: below the cockpit, with its query.
+        fields: what was typed, and the form's ``key``.
+        left_out: names of fields that are typed again: passwords, secrets, codes.
+        tenant_id, live: what was looked at.
+    """
+
+    path: str
+    fields: list[tuple[str, str]]
+    left_out: list[str]
+    tenant_id: UUID
+    live: bool
+
+
+def own_path(text: str) -> str:
+    """``text`` when it is a path of the cockpit, such as a ``next`` asks for; home when it is anything else."""
+    path = unquote(unquote(text)).partition("?")[0]
+    if (
+        len(text) > _NEXT_MAX
+        or not text.startswith("/")
+        or "\\" in path
+        or ".." in path.split("/")
+        or any(not each.isprintable() for each in text + path)
+        or path.startswith(("//", "/sign-", "/confirm"))
+    ):
+        return "/"
+    return quote(text, safe="/?#[]@!$&'()*+,;=:%~")
+
+
+def signing_of(request: Http) -> Signing:
+    """The service, where nothing is injected."""
+    found: Signing = request.app.state.gateway.signing
+    return found
+
+
+def carried_of(request: Http, sealed: str, signed: Signed) -> Carried | None:
+    """The form that this person sent before; ``None`` when there is none, or it is another's or too old."""
+    return signing_of(request).unseal("form", sealed, Carried, str(signed.operator.operator_id)) if sealed else None
+
+
+def _carry(request: Http) -> str:
+    """The form of a refused POST, sealed; nothing when it does not come from a page of ours, or is not to be kept."""
+    state = request.scope["state"]
+    signed, owner, typed = signed_in(request), state.get("owner"), state.get("typed", b"")
+    urlencoded = request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded")
+    if not urlencoded or len(typed) > _CARRIED_MAX or (signed is None and not isinstance(owner, Owner)):
+        return ""
+    sessions: Sessions = request.app.state.sessions
+    try:
+        # The session may be over, and still only its own pages know the token of its forms.
+        _check_origin(request)
+        _check_token(request, typed, sessions.csrf(request.cookies.get(sessions.cookie, "")))
+        pairs = Form(_pairs(typed)).pairs
+    except FormRefused:
+        return ""
+    secret = {name for name, _ in pairs if any(word in name.lower() for word in _NEVER_CARRIED)}
+    query = request.scope["query_string"].decode("latin-1")
+    if signed is not None:
+        who_it_is, tenant_id, live = signed.operator.operator_id, signed.membership.tenant_id, signed.session.live
+    else:
+        assert isinstance(owner, Owner)
+        if owner.tenant_id is None:
+            return ""
+        who_it_is, tenant_id, live = owner.operator_id, owner.tenant_id, owner.live
+    carried = Carried(
+        path=request.scope["path"].removeprefix(PATH) + (f"?{query}" if query else ""),
+        fields=[pair for pair in pairs if pair[0] != "csrf" and pair[0] not in secret],
+        left_out=sorted(secret),
+        tenant_id=tenant_id,
+        live=live,
+    )
+    if len(msgspec.json.encode(carried)) > _CARRIED_MAX:
+        return ""
+    return signing_of(request).seal("form", carried, _CARRIED_S, str(who_it_is))
+
+
+def _page_before(request: Http) -> str:
+    """The page that a form or a fragment was asked from, as a ``next``."""
+    given = urlsplit(request.headers.get("hx-current-url") or request.headers.get("referer") or "")
+    if given.netloc not in _own_hosts(request) or not given.path.startswith(root(request) + "/"):
+        return "/"
+    return own_path(given.path.removeprefix(root(request)) + (f"?{given.query}" if given.query else ""))
+
+
+def _first(request: Http, error: DomainError) -> Response[bytes]:
+    """Sign in, confirm, or set up a second factor first; then go on where it was."""
+    there = {SignInRequired: "/sign-in", StepUpRequired: "/confirm", SecondFactorRequired: "/profile/second-factor"}
+    where = there[type(error)]
+    path = request.scope["path"].removeprefix(PATH) or "/"
+    if request.method in ("GET", "HEAD") and not is_fragment(request):
+        back = path + (f"?{request.url.query}" if request.url.query else "")
+    else:
+        back = _page_before(request)
+    address = url(request, where, next=back if back != "/" else "")
+    if is_fragment(request):
+        return Response(b"", status_code=200, headers={"HX-Redirect": address})
+    if request.method != "POST" or where == "/profile/second-factor" or path in ("/sign-out", "/look-at"):
+        return Response(b"", status_code=303, headers={"Location": address, "Cache-Control": "no-store"})
+    visit = begin_visit(request)
+    template = "signing/sign_in.html" if isinstance(error, SignInRequired) else "signing/confirm.html"
+    answer = page(request, template, status=error.status, carried=_carry(request), next=back, late=True)
+    if visit:
+        set_cookie(request, answer, visit_cookie(request), visit, strict=True)
+    return answer
 
 
 # -- Errors ---------------------------------------------------------------------------------------------------------------------
@@ -351,14 +479,8 @@ def _take_flash(request: Http) -> tuple[str, str] | None:
 
 def refused(request: Http, error: DomainError) -> Response[bytes]:
     """A refusal as a page; inside of a page as a message at its top. Somebody who is not signed in is sent to sign in."""
-    if isinstance(error, SignInRequired) and request.method == "GET":
-        back = (request.scope["path"].removeprefix(PATH) or "/") + (
-            f"?{request.url.query}" if request.url.query else ""
-        )
-        where = url(request, "/sign-in", next=back if back != "/" else "")
-        if is_fragment(request):
-            return Response(b"", status_code=200, headers={"HX-Redirect": where})
-        return Response(b"", status_code=303, headers={"Location": where, "Cache-Control": "no-store"})
+    if isinstance(error, SignInRequired | StepUpRequired | SecondFactorRequired):
+        return _first(request, error)
     document = error.document() | {"request_id": request.scope["state"]["request_id"]}
     if is_fragment(request):
         return page(
@@ -368,7 +490,10 @@ def refused(request: Http, error: DomainError) -> Response[bytes]:
             headers={"HX-Retarget": "#messages", "HX-Reswap": "beforeend"},
             problem=document,
         )
-    return page(request, "error.html", status=error.status, problem=document)
+    answer = page(request, "error.html", status=error.status, headers=error.headers(), problem=document)
+    if isinstance(error, NoTenant):
+        set_cookie(request, answer, request.app.state.sessions.cookie, "", max_age=0)
+    return answer
 
 
 # -- The environment ------------------------------------------------------------------------------------------------------------
@@ -428,7 +553,8 @@ def assets_version() -> str:
     return digest.hexdigest()[:12]
 
 
-def _asked_language(request: Http) -> str:
+def asked_language(request: Http) -> str:
+    """The language that a browser asks for, of those we speak."""
     from clearspan.platform.locales import accepted  # noqa: PLC0415
 
     return accepted(request.headers.get("accept-language", ""))

@@ -17,6 +17,7 @@ from clearspan.access.guard import Authenticator, authorize, check_scopes
 from clearspan.access.operators import Operators
 from clearspan.access.service import ApiKeys
 from clearspan.access.sessions import Sessions
+from clearspan.access.signing import Signing
 from clearspan.customers.mandates import Mandates
 from clearspan.customers.service import Customers
 from clearspan.journal.checkpoint import SigningKey
@@ -84,6 +85,10 @@ class Gateway:
         secure = settings.server.public_url.startswith("https:")
         self.sessions = Sessions(self.db, master, settings.access, secure=secure)
         self.operators = Operators(self.db, master, settings.access, self.sessions)
+        public_url = settings.server.public_url
+        self.signing = Signing(
+            self.db, master, settings.access, public_url, self.operators, self.sessions, self.tenants
+        )
         self.capture_links = CaptureLinks(master.derive("capture-link"), settings.server.public_url)
         self.vaults = Vaults(plugins, settings, self.capture_links)
         self.customers = Customers(self.db, self.tenants, self.vaults, plugins.psps)
@@ -253,6 +258,7 @@ SERVICES = (
     "api_keys",
     "sessions",
     "operators",
+    "signing",
     "psps",
     "psp_webhooks",
     "settlements",

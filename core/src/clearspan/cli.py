@@ -115,6 +115,26 @@ def _parser() -> argparse.ArgumentParser:
     create.add_argument("--name", help="its name for people; default: the slug")
     add("list", _tenant_list, "show all tenants", tenants)
 
+    people = commands.add_parser("operators", help="let people in, and help those who are locked out").add_subparsers(
+        required=True, metavar="<command>"
+    )
+    add("list", _operators_list, "show who is a member of which tenant", people)
+    link = add("link", _operators_link, "make a one-time link for a new password, or for the first owner", people)
+    link.add_argument("email", nargs="?", help="whose password; default: the first owner, while nobody is there")
+    invite = add("invite", _operators_invite, "make a one-time link by which somebody joins a tenant", people)
+    invite.add_argument("email", help="of whoever is to join")
+    invite.add_argument("--tenant", required=True, metavar="SLUG", help="where")
+    invite.add_argument(
+        "--role", required=True, metavar="ROLE", help="owner, admin, finance, support, developer or auditor"
+    )
+    disable = add("disable", _operators_disable, "sign somebody out everywhere and let them in no more", people)
+    enable = add("enable", _operators_enable, "let somebody in again", people)
+    reset = add(
+        "reset-second-factor", _operators_reset, "take a lost authenticator away; the next sign-in sets one up", people
+    )
+    for one in (disable, enable, reset):
+        one.add_argument("email", help="whose")
+
     keys = commands.add_parser("key", help="make API keys").add_subparsers(required=True, metavar="<command>")
     key = add("create", _key_create, "make an API key; it is printed once and stored nowhere", keys)
     key.add_argument("--tenant", required=True, metavar="SLUG", help="whose key")
@@ -278,6 +298,48 @@ def _tenant_list(options: argparse.Namespace) -> int:
     from clearspan.commands import tenants
 
     return tenants.show(settings)
+
+
+def _operators_list(options: argparse.Namespace) -> int:
+    settings = settings_of(options)
+    from clearspan.commands import operators
+
+    return operators.show(settings)
+
+
+def _operators_link(options: argparse.Namespace) -> int:
+    settings = settings_of(options)
+    from clearspan.commands import operators
+
+    return operators.link(settings, options.email)
+
+
+def _operators_invite(options: argparse.Namespace) -> int:
+    settings = settings_of(options)
+    from clearspan.commands import operators
+
+    return operators.invite(settings, options.email, options.tenant, options.role)
+
+
+def _operators_disable(options: argparse.Namespace) -> int:
+    settings = settings_of(options)
+    from clearspan.commands import operators
+
+    return operators.disable(settings, options.email)
+
+
+def _operators_enable(options: argparse.Namespace) -> int:
+    settings = settings_of(options)
+    from clearspan.commands import operators
+
+    return operators.enable(settings, options.email)
+
+
+def _operators_reset(options: argparse.Namespace) -> int:
+    settings = settings_of(options)
+    from clearspan.commands import operators
+
+    return operators.reset_second_factor(settings, options.email)
 
 
 def _key_create(options: argparse.Namespace) -> int:

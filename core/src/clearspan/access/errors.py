@@ -129,3 +129,75 @@ class LiveKeyRequired(DomainError):
     status = 403
     title = "Roles hold in live mode too, and this is a key of test mode"
     advice = "Use a live key with the scope, or change it in the cockpit."
+class SignInFailed(DomainError):
+    """Wrong e-mail address or password, or nobody who may sign in; the answer does not tell which."""
+
+    code = "sign_in_failed"
+    status = 401
+    title = "The e-mail address or the password is wrong"
+    advice = "Try again. Whoever administers your tenant can give you a link for a new password."
+
+
+class CodeWrong(DomainError):
+    """A code of the authenticator, or a recovery code, that does not count (any more)."""
+
+    code = "second_factor_wrong"
+    status = 401
+    title = "This code is wrong or was used before"
+    advice = "Wait for the next code of your authenticator, and see that the clock of your phone is right."
+
+
+class TooManyTries(DomainError):
+    """Too many failed tries to sign in, for this account or from this address; ``retry_after_s`` says how long to wait."""
+
+    code = "sign_in_locked"
+    status = 429
+    title = "Too many failed tries to sign in"
+    advice = "Wait as long as the answer says, then try again."
+
+
+class SignInExpired(DomainError):
+    """Too much time between the password and the code."""
+
+    code = "sign_in_expired"
+    status = 401
+    title = "Begin to sign in again"
+    advice = "The code has to follow the password within a few minutes, in the same browser."
+
+
+class PasswordRefused(DomainError):
+    """A new password breaks the rule; the detail says how."""
+
+    code = "password_refused"
+    status = 422
+    title = "This password is not strong enough"
+
+
+class SecondFactorNeeded(DomainError):
+    """Owners, admins and finance keep their second factor."""
+
+    code = "second_factor_needed"
+    status = 409
+    title = "Your role needs a second factor"
+    advice = "Set up another authenticator instead of removing this one."
+
+
+class LinkGone(DomainError):
+    """A one-time link was used, has expired, was replaced by a newer one or never was."""
+
+    code = "link_gone"
+    status = 410
+    title = "This link does not work any more"
+    advice = "A link works once and for a limited time. Ask whoever sent it for a new one."
+
+
+class OperatorShared(DomainError):
+    """A new password for somebody who is a member of other tenants as well."""
+
+    code = "operator_shared"
+    status = 409
+    title = "They are a member of other tenants too"
+    advice = (
+        "A link for their password would open those as well: whoever runs the installation makes it, with"
+        " 'clearspan operators link'."
+    )

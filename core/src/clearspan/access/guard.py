@@ -14,7 +14,7 @@ from litestar.enums import HttpMethod
 from litestar.handlers import BaseRouteHandler, HTTPRouteHandler
 from sqlalchemy import text
 
-from clearspan.access.errors import SecondFactorRequired, StepUpRequired
+from clearspan.access.errors import SecondFactorRequired, SignInRequired, StepUpRequired
 from clearspan.access.keys import SCOPES, ParsedKey, digest, parse
 from clearspan.access.roles import STRONG_ROLES
 from clearspan.access.sessions import Sessions
@@ -133,7 +133,11 @@ async def authorize(connection: ASGIConnection[Any, Any, Any, Any], handler: Bas
     scope = handler.opt["scope"]
     request_id = connection.scope["state"]["request_id"]
     if handler.opt.get("session"):
-        await _enter(connection, handler, scope)
+        try:
+            await _enter(connection, handler, scope)
+        except (SignInRequired, StepUpRequired):
+            await _keep_what_was_sent(connection)
+            raise
     elif scope != PUBLIC:
         authenticator: Authenticator = connection.app.state.authenticator
         caller = await authenticator.caller(connection.headers.get("authorization"), request_id)
@@ -168,6 +172,14 @@ async def _enter(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRo
         raise SecondFactorRequired
     if handler.opt.get("step_up") and not sessions.is_strong(signed):
         raise StepUpRequired
+
+
+async def _keep_what_was_sent(connection: ASGIConnection[Any, Any, Any, Any]) -> None:
+    """For the page that answers the refusal, which cannot wait: whose cookie it is, and the form that has to go on afterwards."""
+    if isinstance(connection, Request) and connection.method == "POST":
+        state = connection.scope["state"]
+        state["owner"] = await connection.app.state.sessions.owner(connection)
+        state["typed"] = await connection.body()
 
 
 async def _check_body(request: Request[Any, Any, Any], handler: HTTPRouteHandler) -> None:

@@ -100,19 +100,19 @@ class Operators:
             raise NotFound("There is no such operator.")
         return found
 
-    async def create(self, email: str, name: str, *, locale: str = "en", timezone: str = "UTC") -> Operator:
-        """A new person, a member of nothing yet, who cannot sign in yet.
+    async def create(
+        self, email: str, name: str, *, locale: str = "en", timezone: str = "UTC", operator_id: UUID | None = None
+    ) -> Operator:
+        """A new person, a member of nothing yet, who cannot sign in yet; ``operator_id`` is one known before.
 
         Raises:
             InvalidRequest: no e-mail address, or no name.
             EmailTaken: somebody has the address.
         """
-        email = email.strip().lower()
-        if not _EMAIL.fullmatch(email) or len(email) > 254:
-            raise _invalid("email", "Give an e-mail address, such as ada@example.com.")
+        email = check_email(email)
         if not 1 <= len(name.strip()) <= 200:
             raise _invalid("name", "Give a name of 1 to 200 characters.")
-        operator_id = clock.new_uuid()
+        operator_id = operator_id or clock.new_uuid()
         document = {
             "operator_id": operator_id,
             "email": email,
@@ -167,6 +167,15 @@ class Operators:
         if not caller.scope.live:
             raise LiveKeyRequired
         return "admin"
+    async def not_a_member(self, scope: Scope, operator_id: UUID) -> None:
+        """Make sure that somebody may be invited.
+
+        Raises:
+            MemberAlready: they are a member of the tenant.
+        """
+        async with self._db.begin(scope) as session:
+            if await _membership(session, scope, operator_id) is not None:
+                raise MemberAlready
 
     async def join(self, caller: Caller, operator_id: UUID, role: str, *, own_role: str = "owner") -> None:
         """Make somebody a member of the caller's tenant.
@@ -360,6 +369,18 @@ async def _keep_an_owner(session: AsyncSession, scope: Scope, row: MembershipRow
     )
     if other is None:
         raise LastOwner
+
+
+def check_email(email: str) -> str:
+    """An e-mail address as it is stored.
+
+    Raises:
+        InvalidRequest: it is none.
+    """
+    email = email.strip().lower()
+    if not _EMAIL.fullmatch(email) or len(email) > 254:
+        raise _invalid("email", "Give an e-mail address, such as ada@example.com.")
+    return email
 
 
 def check_role(own: str, role: str) -> None:

@@ -135,6 +135,23 @@ class NewSession(msgspec.Struct, frozen=True):
     expires_at: datetime
 
 
+class Owner(msgspec.Struct, frozen=True):
+    """Whose session a cookie is of, or was; it opens nothing.
+
+    Attributes:
+        operator_id: who.
+        session_id: which.
+        tenant_id, live: what was looked at.
+        ended: whether it was ended; it may be over without that.
+    """
+
+    operator_id: UUID
+    session_id: UUID
+    tenant_id: UUID | None
+    live: bool
+    ended: bool
+
+
 class Sessions:
     """See the module's docstring.
 
@@ -227,6 +244,14 @@ class Sessions:
         """Who sent this request, by its cookie."""
         token = connection.cookies.get(self.cookie)
         return None if token is None else await self.find(token)
+
+    async def owner(self, connection: ASGIConnection[Any, Any, Any, Any]) -> Owner | None:
+        """Whose cookie this browser has, though the session may be over: to go on where they were, once they have signed in."""
+        token = connection.cookies.get(self.cookie, "")
+        if len(token) != 2 * TOKEN_BYTES:
+            return None
+        found = await self._db.call("operator_session_owner", {"hash": _hash(token)})
+        return msgspec.json.decode(found or b"null", type=Owner | None)
 
     async def enter(self, connection: ASGIConnection[Any, Any, Any, Any]) -> Signed:
         """The same, and the request's state knows it.

@@ -162,7 +162,7 @@ class _Up:
     async def _work(self) -> None:
         await require_schema(self._runtime)
         self._worker.start()
-        key = await self._first_start()
+        key, first_owner = await self._first_start()
         for child in self._companions:
             await child.ready()
         # Last, so that whoever finds the gateway ready finds everything ready.
@@ -173,7 +173,7 @@ class _Up:
                 await clock.sleep(0.01)
             if self._server.started:
                 publish(self._runtime, "up", self._settings.server.public_url)
-                self._welcome(key)
+                self._welcome(key, first_owner)
                 self._keepers = [asyncio.create_task(child.keep()) for child in (self._worker, *self._companions)]
                 helpers = [*self._keepers, asyncio.create_task(self._keep_servers())]
             # Until it is told to stop. A helper that ends is a bug, and ends everything.
@@ -197,8 +197,12 @@ class _Up:
             await clock.sleep(1)
             await asyncio.to_thread(servers.revive)
 
-    async def _first_start(self) -> str:
-        """Make what is missing of the tenant ``demo``; returns its first key when it was made now."""
+    async def _first_start(self) -> tuple[str, str]:
+        """Make what is missing of the tenant ``demo``.
+
+        Returns:
+            its first key when it was made now, and the first owner's link while nobody can sign in.
+        """
         from clearspan.access.keys import SCOPES
         from clearspan.commands.provision import add_test_accounts, by_command
         from clearspan.commands.start import gateway
@@ -210,15 +214,17 @@ class _Up:
             except NotFound:
                 tenant = await opened.tenants.create(DEMO, "Demo shop")
             await add_test_accounts(opened, tenant)
+            cockpit = any(routes.path == "/admin" for routes in self._runtime.plugins.routes)
+            link = await opened.signing.first_owner_link() if cockpit else None
             caller = by_command(tenant, live=False)
             # No key at all, and not no tenant: a first start may have been interrupted between the two.
             if (await opened.api_keys.list(caller.scope, limit=1, cursor=None)).data:
-                return ""
+                return "", link or ""
             _, secret = await opened.api_keys.create(caller, "first key", list(SCOPES))
             write_private(first_key_path(self._settings), secret + "\n")
-            return secret
+            return secret, link or ""
 
-    def _welcome(self, key: str) -> None:
+    def _welcome(self, key: str, first_owner: str) -> None:
         url = self._settings.server.public_url
         kept = first_key_path(self._settings)
         if key:
@@ -229,6 +235,8 @@ class _Up:
         lines = [f"Clearspan is ready after {clock.monotonic() - self._began:.1f} s.", ""]
         rows = [("API", url), ("Documentation", f"{url}/docs")]
         rows += [("Pages", url + routes.path) for routes in self._runtime.plugins.routes]
+        if first_owner:
+            rows.append(("First owner", f"{first_owner}\n{'':17}works once, for 24 hours; a new one at each start"))
         rows += [
             ("Test key", told),
             ("Data", str(self._settings.data_dir)),

@@ -258,24 +258,101 @@ BEGIN
     RETURN found;
 END $$;
 
--- {account, address, now, since, ok}: notes a try and says how many failed since, before it: {account, address}. A try that
--- succeeded (ok) ends the count of its account. ok null only counts.
+-- {hash}: whose session this is or was, where it looked, and whether it is not ended. Only whoever has the cookie can ask. It tells who
+-- comes back to a form that waited longer than their session, and opens nothing.
+CREATE OR REPLACE FUNCTION operator_session_owner_{{v}}(p jsonb) RETURNS jsonb LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = public, pg_temp AS $$
+DECLARE
+    found jsonb;
+BEGIN
+    PERFORM set_config('app.system', 'on', true);
+    SELECT jsonb_build_object('operator_id', operator_id, 'session_id', session_id, 'tenant_id', tenant_id, 'live', live,
+               'ended', ended_at IS NOT NULL)
+      INTO found FROM operator_sessions WHERE session_hash = decode(p->>'hash', 'hex');
+    PERFORM set_config('app.system', '', true);
+    RETURN found;
+END $$;
+
+-- {now}: the open invitations of the tenant that is entered (app.tenant), newest first.
+CREATE OR REPLACE FUNCTION operator_invitations_{{v}}(p jsonb) RETURNS jsonb LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = public, pg_temp AS $$
+DECLARE
+    found jsonb;
+    wanted uuid := app_tenant();
+BEGIN
+    PERFORM set_config('app.system', 'on', true);
+    SELECT COALESCE(jsonb_agg(jsonb_build_object('link_id', l.link_id, 'email', l.email, 'role', l.role, 'created_by', l.created_by,
+               'created_at', l.created_at, 'expires_at', l.expires_at) ORDER BY l.created_at DESC), '[]')
+      INTO found FROM operator_links l
+     WHERE l.tenant_id = wanted AND l.purpose = 'invitation' AND l.used_at IS NULL AND l.expires_at > (p->>'now')::timestamptz;
+    PERFORM set_config('app.system', '', true);
+    RETURN found;
+END $$;
+
+-- {link_id, now}: whether this invitation of the tenant that is entered (app.tenant) was open, which it is no longer.
+CREATE OR REPLACE FUNCTION operator_invitation_end_{{v}}(p jsonb) RETURNS jsonb LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = public, pg_temp AS $$
+DECLARE
+    ended boolean;
+    wanted uuid := app_tenant();
+BEGIN
+    PERFORM set_config('app.system', 'on', true);
+    UPDATE operator_links SET expires_at = (p->>'now')::timestamptz
+     WHERE link_id = (p->>'link_id')::uuid AND tenant_id = wanted AND purpose = 'invitation' AND used_at IS NULL
+       AND expires_at > (p->>'now')::timestamptz;
+    ended := FOUND;
+    PERFORM set_config('app.system', '', true);
+    RETURN to_jsonb(ended);
+END $$;
+
+-- {account, address, now, since, account_max, address_max}: a try to sign in begins, and counts as failed until sign_in_done says
+-- otherwise, so that many at once do not pass the limit together: {seq, failed: of the account before it}. Over a limit nothing is
+-- noted: {wait_since: when the failure was made that has to grow old first}.
 CREATE OR REPLACE FUNCTION sign_in_try_{{v}}(p jsonb) RETURNS jsonb LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = public, pg_temp AS $$
 DECLARE
-    counted jsonb;
+    whose bytea := decode(p->>'account', 'hex');
+    whence bytea := decode(p->>'address', 'hex');
+    since timestamptz := (p->>'since')::timestamptz;
+    succeeded timestamptz;
+    failed bigint;
+    blocked timestamptz;
+    added bigint;
 BEGIN
     PERFORM set_config('app.system', 'on', true);
-    SELECT jsonb_build_object(
-        'account', (SELECT count(*) FROM sign_in_tries t WHERE t.account = decode(p->>'account', 'hex') AND NOT t.ok
-                       AND t.at > GREATEST((p->>'since')::timestamptz,
-                           (SELECT max(w.at) FROM sign_in_tries w WHERE w.account = decode(p->>'account', 'hex') AND w.ok))),
-        'address', (SELECT count(*) FROM sign_in_tries t WHERE t.address = decode(p->>'address', 'hex') AND NOT t.ok
-                       AND t.at > (p->>'since')::timestamptz)) INTO counted;
-    IF p->>'ok' IS NOT NULL THEN
-        INSERT INTO sign_in_tries (at, account, address, ok)
-        VALUES ((p->>'now')::timestamptz, decode(p->>'account', 'hex'), decode(p->>'address', 'hex'), (p->>'ok')::boolean);
+    -- Always in this order; the keys are of two different spaces.
+    PERFORM pg_advisory_xact_lock(hashtextextended('sign-in address ' || (p->>'address'), 0));
+    PERFORM pg_advisory_xact_lock(hashtextextended('sign-in account ' || (p->>'account'), 0));
+    SELECT max(t.at) INTO succeeded FROM sign_in_tries t WHERE t.account = whose AND t.ok;
+    SELECT count(*) INTO failed FROM sign_in_tries t
+     WHERE t.account = whose AND NOT t.ok AND t.at > GREATEST(since, succeeded);
+    IF failed >= (p->>'account_max')::bigint THEN
+        SELECT t.at INTO blocked FROM sign_in_tries t WHERE t.account = whose AND NOT t.ok
+         ORDER BY t.at DESC OFFSET (p->>'account_max')::bigint - 1 LIMIT 1;
+    ELSE
+        SELECT t.at INTO blocked FROM sign_in_tries t WHERE t.address = whence AND NOT t.ok AND t.at > since
+         ORDER BY t.at DESC OFFSET (p->>'address_max')::bigint - 1 LIMIT 1;
+    END IF;
+    IF blocked IS NULL THEN
+        DELETE FROM sign_in_tries t WHERE t.account = whose AND t.at < since - interval '1 day';
+        DELETE FROM sign_in_tries t WHERE t.address = whence AND t.at < since - interval '1 day';
+        INSERT INTO sign_in_tries (at, account, address, ok) VALUES ((p->>'now')::timestamptz, whose, whence, false)
+        RETURNING seq INTO added;
     END IF;
     PERFORM set_config('app.system', '', true);
-    RETURN counted;
+    RETURN jsonb_build_object('seq', added, 'failed', failed, 'wait_since', blocked);
+END $$;
+
+-- {seq, ok}: the try went well, which ends the count of its account (ok), or is not to count (not ok): the code has yet to come.
+CREATE OR REPLACE FUNCTION sign_in_done_{{v}}(p jsonb) RETURNS jsonb LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = public, pg_temp AS $$
+BEGIN
+    PERFORM set_config('app.system', 'on', true);
+    IF (p->>'ok')::boolean THEN
+        UPDATE sign_in_tries SET ok = true WHERE seq = (p->>'seq')::bigint;
+    ELSE
+        DELETE FROM sign_in_tries WHERE seq = (p->>'seq')::bigint;
+    END IF;
+    PERFORM set_config('app.system', '', true);
+    RETURN 'true';
 END $$;
