@@ -14,9 +14,11 @@ from litestar.exceptions import HTTPException, ValidationException
 from litestar.params import HeaderParameter
 
 from clearspan.access.guard import Authenticator, authorize, check_scopes
+from clearspan.access.oauth import OAuth
 from clearspan.access.operators import Operators
 from clearspan.access.service import ApiKeys
 from clearspan.access.sessions import Sessions
+from clearspan.access.tokens import AccessTokens
 from clearspan.customers.mandates import Mandates
 from clearspan.customers.service import Customers
 from clearspan.journal.checkpoint import SigningKey
@@ -77,11 +79,14 @@ class Gateway:
         self.metrics = Metrics()
         self.db = Database(app_url, settings.database)
         self.tenants = Tenants(self.db, master)
-        self.authenticator = Authenticator(self.db, master.derive("api-key-pepper"), settings.access)
-        self.api_keys = ApiKeys(self.db, master.derive("api-key-pepper"), settings.access, self.authenticator)
         secure = settings.server.public_url.startswith("https:")
         self.sessions = Sessions(self.db, master, settings.access, secure=secure)
+        tokens = AccessTokens(master, settings.server.public_url, settings.access.token_ttl_min * 60)
+        pepper = master.derive("api-key-pepper")
+        self.authenticator = Authenticator(self.db, pepper, settings.access, tokens, self.sessions)
+        self.api_keys = ApiKeys(self.db, pepper, settings.access, self.authenticator)
         self.operators = Operators(self.db, master, settings.access, self.sessions)
+        self.oauth = OAuth(self.db, master, settings, tokens, self.authenticator, self.sessions, self.operators)
         self.capture_links = CaptureLinks(master.derive("capture-link"), settings.server.public_url)
         self.vaults = Vaults(plugins, settings, self.capture_links)
         self.customers = Customers(self.db, self.tenants, self.vaults, plugins.psps)
@@ -251,6 +256,7 @@ SERVICES = (
     "api_keys",
     "sessions",
     "operators",
+    "oauth",
     "psps",
     "psp_webhooks",
     "settlements",
