@@ -86,7 +86,7 @@ class Gateway:
         self.authenticator = Authenticator(self.db, pepper, settings.access, tokens, self.sessions)
         self.api_keys = ApiKeys(self.db, pepper, settings.access, self.authenticator)
         self.operators = Operators(self.db, master, settings.access, self.sessions)
-        self.oauth = OAuth(self.db, master, settings, tokens, self.authenticator, self.sessions, self.operators)
+        self.oauth = OAuth(self.db, settings, tokens, self.authenticator, self.sessions, self.operators)
         self.capture_links = CaptureLinks(master.derive("capture-link"), settings.server.public_url)
         self.vaults = Vaults(plugins, settings, self.capture_links)
         self.customers = Customers(self.db, self.tenants, self.vaults, plugins.psps)

@@ -13,18 +13,15 @@ What an access token may do is decided when it is used (``access.guard``): its s
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
 import hashlib
-import hmac
 import re
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 from urllib.parse import unquote_plus
 from uuid import UUID
-from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -35,33 +32,30 @@ from clearspan.access.operators import Operators
 from clearspan.access.sessions import Operator, Sessions
 from clearspan.access.tokens import AccessTokenInvalid, AccessTokens, looks_like_one
 from clearspan.platform import clock, ids
-from clearspan.platform.crypto import MasterKey
 from clearspan.platform.db import Database
 from clearspan.platform.problems import DomainError
 from clearspan.settings import Settings
 
 GRANTS = ("client_credentials", "password", "refresh_token")
 REFRESH_PREFIX = "csr_"
-TRIES_WITHIN = timedelta(minutes=15)
-TRIES_PER_ADDRESS = 10
-"""An address may fail so many times as often as an account."""
 _REFRESH = re.compile(REFRESH_PREFIX + "[0-9a-f]{64}")
 _SCOPE = re.compile(r"[!#-\[\]-~]+( [!#-\[\]-~]+)*")
 
 
 class ChecksPassword(Protocol):
-    """Who can tell whether a person is who they say: ``access.signing``."""
+    """Who can tell whether a person is who they say: ``access.signing``. It counts what fails, together with the sign-in page."""
 
-    async def verify(self, email: str, password: str, code: str, address: str) -> Operator:
+    async def verify(self, email: str, password: str, code: str, address: str, request_id: str) -> Operator:
         """The person with this e-mail address, password and, where they have a second factor, code.
 
         Args:
             email, password: as given.
             code: of the authenticator, or a recovery code; empty when none was given.
             address: where the request comes from.
+            request_id: of the request, for the journal.
 
         Raises:
-            DomainError: they are not, are disabled, or must wait.
+            DomainError: they are not, are disabled; or, with ``retry_after_s``, nobody may try for now.
         """
         ...
 
@@ -134,7 +128,6 @@ class OAuth:
 
     Args:
         db: the database.
-        master: keys what counts tries.
         settings: of this installation.
         tokens: makes the access tokens.
         authenticator: knows the API keys.
@@ -145,7 +138,6 @@ class OAuth:
     def __init__(
         self,
         db: Database,
-        master: MasterKey,
         settings: Settings,
         tokens: AccessTokens,
         authenticator: Authenticator,
@@ -154,14 +146,12 @@ class OAuth:
         people: ChecksPassword | None = None,
     ) -> None:
         self._db = db
-        self._tries_key = master.derive("oauth-tries")
         self._settings = settings
         self._tokens = tokens
         self._authenticator = authenticator
         self._sessions = sessions
         self._operators = operators
         self.people = people
-        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     @property
     def grants(self) -> tuple[str, ...]:
@@ -271,7 +261,7 @@ class OAuth:
         session = await self._sessions.open(
             operator,
             method="token",
-            strong=operator.has_second_factor,
+            strong=True,  # Whatever the person has, they have just given.
             ip=asked.ip,
             agent=asked.agent,
             tenant_id=found[0].tenant_id,
@@ -298,7 +288,7 @@ class OAuth:
                 "expires_at": session.expires_at,
             },
         )
-        data = {"method": "token", "session": str(session.session_id)}
+        data = {"method": "token", "second_factor": operator.has_second_factor}
         await self._operators.tell(operator, "operator.signed_in", asked.request_id, data)
         return self._persons(
             signed.operator, session.session_id, session.expires_at, found[0].slug, live == "true", scopes, refresh
@@ -367,38 +357,20 @@ class OAuth:
         left = self._tokens.ttl_s if ends_at is None else int((ends_at - clock.now()).total_seconds())
         return max(1, min(left, self._tokens.ttl_s))
 
-    # -- Passwords --------------------------------------------------------------------------------------------------------------
-
     async def _verified(self, asked: Asked) -> Operator:
-        """The person; failures are counted per account and per address, one try of an account at a time in a process."""
+        """The person. Why it is refused, nobody is told, but that waiting helps."""
         assert self.people is not None
-        email, password = asked.need("username").strip().lower(), asked.need("password")
-        account, address = self._counted("account", email), self._counted("address", asked.ip)
-        lock = self._locks.setdefault(account, asyncio.Lock())
-        async with lock:
-            now = clock.now()
-            document: dict[str, Any] = {"account": account, "address": address, "now": now, "since": now - TRIES_WITHIN}
-            failed = msgspec.json.decode(await self._db.call("sign_in_try", document | {"ok": None}))
-            limit = self._settings.access.sign_in_tries_max
-            if failed["account"] >= limit or failed["address"] >= limit * TRIES_PER_ADDRESS:
-                wait_s = int(TRIES_WITHIN.total_seconds())
-                raise OAuthRefused("invalid_grant", "Too many tries failed: wait a quarter of an hour.", 429, wait_s)
-            try:
-                operator = await self.people.verify(email, password, asked.get("otp"), asked.ip)
-            except DomainError as error:
-                if error.status >= 500:
-                    raise
-                await self._db.call("sign_in_try", document | {"ok": False})
-                wait_s = int(error.fields.get("retry_after_s", 0))
-                if error.status == 429:
-                    raise OAuthRefused("invalid_grant", "Too many tries failed: wait.", 429, wait_s) from None
-                said = "The e-mail address, the password or the code (otp) is wrong, or the person may not sign in."
-                raise OAuthRefused("invalid_grant", said) from None
-            await self._db.call("sign_in_try", document | {"ok": True})
-            return operator
-
-    def _counted(self, kind: str, text: str) -> str:
-        return hmac.digest(self._tries_key, f"{kind}\n{text}".encode(), hashlib.sha256).hex()
+        email, password = asked.need("username"), asked.need("password")
+        try:
+            return await self.people.verify(email, password, asked.get("otp"), asked.ip, asked.request_id)
+        except DomainError as error:
+            if error.status >= 500:
+                raise
+            wait_s = int(error.fields.get("retry_after_s", 0))
+            if error.status == 429 or wait_s:
+                raise OAuthRefused("invalid_grant", "Too many tries failed: wait.", 429, wait_s) from None
+            said = "The e-mail address, the password or the code (otp) is wrong, or the person may not sign in."
+            raise OAuthRefused("invalid_grant", said) from None
 
 
 def _client(asked: Asked) -> _Client | None:
