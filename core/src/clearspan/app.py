@@ -15,6 +15,7 @@ from litestar.params import HeaderParameter
 
 from clearspan.access.guard import Authenticator, authorize, check_scopes
 from clearspan.access.oauth import OAuth
+from clearspan.access.oidc import OpenId
 from clearspan.access.operators import Operators
 from clearspan.access.service import ApiKeys
 from clearspan.access.sessions import Sessions
@@ -87,6 +88,7 @@ class Gateway:
         self.api_keys = ApiKeys(self.db, pepper, settings.access, self.authenticator)
         self.operators = Operators(self.db, master, settings.access, self.sessions)
         self.oauth = OAuth(self.db, settings, tokens, self.authenticator, self.sessions, self.operators)
+        self.openid = OpenId(settings, master, self.sessions, self.operators, self.tenants)
         self.capture_links = CaptureLinks(master.derive("capture-link"), settings.server.public_url)
         self.vaults = Vaults(plugins, settings, self.capture_links)
         self.customers = Customers(self.db, self.tenants, self.vaults, plugins.psps)
@@ -170,6 +172,7 @@ class Gateway:
         await self.payments.drain(self.settings.server.drain_timeout_s)
         await self.psps.close()
         await self.webhook_sender.close()
+        await self.openid.close()
         await self.vaults.close()
         await self.db.close()
 
@@ -257,6 +260,7 @@ SERVICES = (
     "sessions",
     "operators",
     "oauth",
+    "openid",
     "psps",
     "psp_webhooks",
     "settlements",

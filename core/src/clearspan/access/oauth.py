@@ -89,7 +89,8 @@ class TokenOut(msgspec.Struct, frozen=True, omit_defaults=True):
 
     def document(self) -> dict[str, Any]:
         """As it is sent: the token type stands in every answer."""
-        return {"token_type": self.token_type} | msgspec.to_builtins(self)
+        found: dict[str, Any] = msgspec.to_builtins(self)
+        return {"token_type": self.token_type} | found
 
 
 class Asked(msgspec.Struct, frozen=True):
