@@ -14,10 +14,13 @@ from litestar.exceptions import HTTPException, ValidationException
 from litestar.params import HeaderParameter
 
 from clearspan.access.guard import Authenticator, authorize, check_scopes
+from clearspan.access.oauth import OAuth
+from clearspan.access.oidc import OpenId
 from clearspan.access.operators import Operators
 from clearspan.access.service import ApiKeys
 from clearspan.access.sessions import Sessions
 from clearspan.access.signing import Signing
+from clearspan.access.tokens import AccessTokens
 from clearspan.customers.mandates import Mandates
 from clearspan.customers.service import Customers
 from clearspan.journal.checkpoint import SigningKey
@@ -80,15 +83,19 @@ class Gateway:
         self.db = Database(app_url, settings.database)
         self.plugin_desk = PluginDesk(self.db, plugins, settings.plugins)
         self.tenants = Tenants(self.db, master)
-        self.authenticator = Authenticator(self.db, master.derive("api-key-pepper"), settings.access)
-        self.api_keys = ApiKeys(self.db, master.derive("api-key-pepper"), settings.access, self.authenticator)
         secure = settings.server.public_url.startswith("https:")
         self.sessions = Sessions(self.db, master, settings.access, secure=secure)
+        tokens = AccessTokens(master, settings.server.public_url, settings.access.token_ttl_min * 60)
+        pepper = master.derive("api-key-pepper")
+        self.authenticator = Authenticator(self.db, pepper, settings.access, tokens, self.sessions)
+        self.api_keys = ApiKeys(self.db, pepper, settings.access, self.authenticator)
         self.operators = Operators(self.db, master, settings.access, self.sessions)
         public_url = settings.server.public_url
         self.signing = Signing(
             self.db, master, settings.access, public_url, self.operators, self.sessions, self.tenants
         )
+        self.oauth = OAuth(self.db, settings, tokens, self.authenticator, self.sessions, self.operators)
+        self.openid = OpenId(settings, master, self.sessions, self.operators, self.tenants)
         self.capture_links = CaptureLinks(master.derive("capture-link"), settings.server.public_url)
         self.vaults = Vaults(plugins, settings, self.capture_links)
         self.customers = Customers(self.db, self.tenants, self.vaults, plugins.psps)
@@ -172,6 +179,7 @@ class Gateway:
         await self.payments.drain(self.settings.server.drain_timeout_s)
         await self.psps.close()
         await self.webhook_sender.close()
+        await self.openid.close()
         await self.vaults.close()
         await self.db.close()
 
@@ -259,6 +267,8 @@ SERVICES = (
     "sessions",
     "operators",
     "signing",
+    "oauth",
+    "openid",
     "psps",
     "psp_webhooks",
     "settlements",

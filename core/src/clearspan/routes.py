@@ -13,6 +13,7 @@ from litestar.openapi.spec import Components, SecurityScheme, Tag
 from clearspan.access.controller import ApiKeyController
 from clearspan.access.guard import PUBLIC
 from clearspan.access.people_controller import OperatorController
+from clearspan.access.oauth_controller import OAuthController
 from clearspan.customers.controller import CustomerController, PaymentMethodController
 from clearspan.customers.mandates_controller import MandateController
 from clearspan.journal.controller import AuditController, EventController
@@ -81,7 +82,7 @@ V1 = (
 def handlers(plugins: Plugins) -> list[Any]:
     """Our own routes and those of plugins."""
     own: list[Any] = [Router(path="/v1", route_handlers=list(V1)), WebhookController, PayController]
-    own += [CaptureController, HealthController, DocsController]
+    own += [CaptureController, HealthController, DocsController, OAuthController]
     return own + [Router(path=routes.path, route_handlers=list(routes.handlers)) for routes in plugins.routes]
 
 

@@ -85,6 +85,12 @@ def _is_public_url(text: str) -> bool:
     return not text or (url.scheme in {"http", "https"} and bool(url.hostname) and url.port != 0 and plain)
 
 
+def _is_issuer(text: str) -> bool:
+    url = urlsplit(text)
+    local = url.hostname in {"127.0.0.1", "::1", "localhost"}
+    return _is_public_url(text) and (not text or url.scheme == "https" or local)
+
+
 def _are_networks(texts: tuple[str, ...]) -> bool:
     for text in texts:
         ipaddress.ip_network(text)
@@ -124,6 +130,24 @@ def _are_push_targets(targets: tuple[str, ...]) -> bool:
 Port = Annotated[int, Meta(ge=0, le=65535)]
 NonEmpty = Annotated[str, Meta(min_length=1)]
 PublicUrl = Annotated[str, _Rule("http or https URL without credentials or query, or empty", _is_public_url)]
+Issuer = Annotated[
+    str, _Rule("https URL without credentials or query (http on this machine only), or empty", _is_issuer)
+]
+AnySecret = Annotated[Secret, _Rule("secret text, or empty", lambda _: True)]
+OidcScopes = Annotated[
+    tuple[str, ...],
+    _Rule(
+        'list of scopes with "openid" among them',
+        lambda scopes: "openid" in scopes and all(re.fullmatch(r"[!#-\[\]-~]+", one) for one in scopes),
+    ),
+]
+MailDomains = Annotated[
+    tuple[str, ...],
+    _Rule(
+        'list of domains in lower case, such as ["example.com"]',
+        lambda domains: all(re.fullmatch(r"[a-z0-9-]+(\.[a-z0-9-]+)*", one) for one in domains),
+    ),
+]
 Networks = Annotated[tuple[str, ...], _Rule('list of networks such as "10.0.0.0/8"', _are_networks)]
 LogName = Annotated[str, _Rule("name without white space and +, or empty", _is_log_name)]
 PushTargets = Annotated[
@@ -289,6 +313,21 @@ class AccessSettings(_Table, frozen=True):
     session_max_h: Annotated[int, Meta(ge=1, le=168)]
     step_up_min: Annotated[int, Meta(ge=1, le=60)]
     sign_in_tries_max: Annotated[int, Meta(ge=3, le=100)]
+    token_ttl_min: Annotated[int, Meta(ge=1, le=15)]
+
+
+class OidcSettings(_Table, frozen=True):
+    """``[oidc]``."""
+
+    issuer: Issuer
+    client_id: str
+    client_secret: AnySecret
+    scopes: OidcScopes
+    label: Annotated[str, Meta(min_length=1, max_length=80)]
+    allowed_domains: MailDomains
+    provision_role: Literal["", "admin", "finance", "support", "developer", "auditor"]
+    provision_tenant: str
+    require: bool
 
 
 class EventSettings(_Table, frozen=True):
@@ -360,6 +399,7 @@ class Settings(_Table, frozen=True):
     webhooks: WebhookSettings
     idempotency: IdempotencySettings
     access: AccessSettings
+    oidc: OidcSettings
     events: EventSettings
     audit: AuditSettings
     plugins: PluginsSettings
@@ -571,6 +611,13 @@ class _Layers:
             self._problems.append(
                 f"psps.breaker_calls_min: got {calls_min}, expected at most psps.breaker_sample, {sample}"
             )
+        oidc = self._values["oidc"]
+        if oidc["issuer"] and not oidc["client_id"]:
+            self._problems.append("oidc.client_id: got none, expected the id that the provider of oidc.issuer gave")
+        if oidc["require"] and not oidc["issuer"]:
+            self._problems.append("oidc.require: got true, expected false without oidc.issuer: nobody could sign in")
+        if bool(oidc["provision_role"]) != bool(oidc["provision_tenant"]):
+            self._problems.append("oidc.provision_role and oidc.provision_tenant: give both or neither")
         if lease_s <= total_s:
             self._problems.append(
                 f"idempotency.lease_s: got {lease_s}, expected more than payments.psp_timeout_s, {total_s}"

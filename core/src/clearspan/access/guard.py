@@ -14,10 +14,11 @@ from litestar.enums import HttpMethod
 from litestar.handlers import BaseRouteHandler, HTTPRouteHandler
 from sqlalchemy import text
 
-from clearspan.access.errors import SecondFactorRequired, SignInRequired, StepUpRequired
+from clearspan.access.errors import NoTenant, SecondFactorRequired, SignInRequired, StepUpRequired
 from clearspan.access.keys import SCOPES, ParsedKey, digest, parse
 from clearspan.access.roles import STRONG_ROLES
-from clearspan.access.sessions import Sessions
+from clearspan.access.sessions import Sessions, Signed
+from clearspan.access.tokens import AccessTokenInvalid, AccessTokens, Claims, looks_like_one
 from clearspan.platform import clock, ids, sqlbundle
 from clearspan.platform.context import Caller, Scope
 from clearspan.platform.db import Database
@@ -29,9 +30,14 @@ PUBLIC = "public"
 ANY = "any"
 """``opt={"scope": ANY}``: any valid key."""
 _CACHE_MAX = 10_000
+STEP_UP_SCOPES = frozenset({"api_keys:write", "webhook_endpoints:write", "psp_accounts:write", "operators:write"})
+"""What the cockpit does only with a factor given a moment ago: a person's token has these only for so long after its password
+and code were given (``access.step_up_min``), however often it is refreshed."""
 
 
-class _Row(msgspec.Struct, frozen=True):
+class KeyRow(msgspec.Struct, frozen=True):
+    """An active API key."""
+
     tenant_id: UUID
     live: bool
     key_id: UUID
@@ -41,36 +47,72 @@ class _Row(msgspec.Struct, frozen=True):
     expires_at: datetime | None
 
 
-_ROWS = msgspec.json.Decoder(list[_Row])
+_ROWS = msgspec.json.Decoder(list[KeyRow])
+_ROW = msgspec.json.Decoder(KeyRow | None)
 
 
 class Authenticator:
-    """Keys to callers, with a short memory (``access.key_cache_s``).
+    """Keys and access tokens to callers, with a short memory (``access.key_cache_s``).
 
     A key revoked elsewhere is refused for reading within that time; calls that move money check it again in their own
-    transaction, so for them revocation is immediate.
+    transaction, so for them revocation is immediate. The same holds for the key or session behind an access token; a session is
+    asked about anew by everything but reading, so that another role counts at once.
+
+    Args:
+        db: the database.
+        pepper: of the keys' digests.
+        settings: how long is remembered.
+        tokens, sessions: access tokens, and what stands behind those of people; without them keys only.
     """
 
-    def __init__(self, db: Database, pepper: bytes, settings: AccessSettings) -> None:
+    def __init__(
+        self,
+        db: Database,
+        pepper: bytes,
+        settings: AccessSettings,
+        tokens: AccessTokens | None = None,
+        sessions: Sessions | None = None,
+    ) -> None:
         self._db = db
+        self._tokens = tokens
+        self._sessions = sessions
+        self._keys_by_id: dict[UUID, tuple[float, KeyRow | None]] = {}
+        self._signed: dict[UUID, tuple[float, Signed | None]] = {}
         self._pepper = pepper
         self._ttl = settings.key_cache_s
-        self._known: dict[str, tuple[float, _Row]] = {}
+        self._known: dict[str, tuple[float, KeyRow]] = {}
         self._used: dict[tuple[Scope, UUID], datetime] = {}
 
-    async def caller(self, authorization: str | None, request_id: str) -> Caller:
+    async def caller(self, authorization: str | None, request_id: str, *, fresh: bool = False) -> Caller:
         """The caller behind an ``Authorization`` header.
+
+        Args:
+            authorization: the header.
+            request_id: for the caller.
+            fresh: ask again about the session behind a person's token.
 
         Raises:
             Unauthorized: no key, or not a valid one.
+            AccessTokenInvalid: an access token that is not valid (any more).
         """
         scheme, _, text = (authorization or "").partition(" ")
-        key = parse(text.strip()) if scheme.lower() == "bearer" else None
-        if key is None:
+        text = text.strip()
+        if scheme.lower() != "bearer":
             raise Unauthorized
-        row = await self._row(key)
-        if row is None or (row.expires_at is not None and row.expires_at <= clock.now()):
+        if self._tokens is not None and looks_like_one(text):
+            return await self._of_token(self._tokens.read(text), request_id, fresh=fresh)
+        row = await self.key(text)
+        if row is None:
             raise Unauthorized
+        return self._of_key(row, request_id)
+
+    async def key(self, text: str) -> KeyRow | None:
+        """The active API key with this text."""
+        parsed = parse(text)
+        row = None if parsed is None else await self._row(parsed)
+        return row if row is not None and not _is_over(row) else None
+
+    def _of_key(self, row: KeyRow, request_id: str) -> Caller:
         scope = Scope(tenant_id=row.tenant_id, live=row.live)
         self._used[scope, row.key_id] = clock.now()
         return Caller(
@@ -83,9 +125,64 @@ class Authenticator:
             tenant=row.tenant,
         )
 
+    async def _of_token(self, claims: Claims, request_id: str, *, fresh: bool) -> Caller:
+        if claims.sid:
+            signed = await self.person(claims, fresh=fresh)
+            assert self._sessions is not None
+            scopes = claims.scopes & signed.scopes
+            if not self._sessions.is_strong(signed):
+                scopes -= STEP_UP_SCOPES
+            return msgspec.structs.replace(
+                signed.caller(request_id), scopes=scopes, session_id=signed.session.session_id
+            )
+        row = await self._key_by_id(_decoded("key", claims.sub))
+        if row is None or _is_over(row) or (row.live, row.tenant) != (claims.live, claims.tenant):
+            raise AccessTokenInvalid
+        caller = self._of_key(row, request_id)
+        return msgspec.structs.replace(caller, scopes=claims.scopes & row.scopes)
+
+    async def person(self, claims: Claims, *, fresh: bool) -> Signed:
+        """Who stands behind a person's token, while the session, the membership and the second factor that it needs do.
+
+        Raises:
+            AccessTokenInvalid: one of them does not.
+        """
+        session_id = _decoded("ses", claims.sid)
+        known = self._signed.get(session_id)
+        if fresh or known is None or known[0] <= clock.monotonic():
+            if len(self._signed) >= _CACHE_MAX:
+                self._signed.clear()
+            assert self._sessions is not None
+            try:
+                signed = await self._sessions.find_by_id(session_id)
+            except NoTenant:
+                signed = None
+            known = self._signed[session_id] = (clock.monotonic() + self._ttl, signed)
+        signed = known[1]
+        if (
+            signed is None
+            or not holds(signed)
+            or (signed.operator.public_id, signed.membership.slug, signed.session.live)
+            != (claims.sub, claims.tenant, claims.live)
+            or signed.session.expires_at <= clock.now()
+        ):
+            raise AccessTokenInvalid
+        return signed
+
+    async def _key_by_id(self, key_id: UUID) -> KeyRow | None:
+        known = self._keys_by_id.get(key_id)
+        if known is None or known[0] <= clock.monotonic():
+            if len(self._keys_by_id) >= _CACHE_MAX:
+                self._keys_by_id.clear()
+            row = _ROW.decode(await self._db.call("api_key_by_id", {"key_id": key_id}) or b"null")
+            known = self._keys_by_id[key_id] = (clock.monotonic() + self._ttl, row)
+        return known[1]
+
     def forget(self) -> None:
-        """Ask the database again for every key (after one was changed here)."""
+        """Ask the database again for every key and session (after one was changed here)."""
         self._known.clear()
+        self._keys_by_id.clear()
+        self._signed.clear()
 
     async def write_uses(self) -> None:
         """Store when each key was last used. Called once a minute, so that no request pays for it.
@@ -106,7 +203,7 @@ class Authenticator:
             if self._used[scope, key_id] == moment:
                 del self._used[scope, key_id]
 
-    async def _row(self, key: ParsedKey) -> _Row | None:
+    async def _row(self, key: ParsedKey) -> KeyRow | None:
         hashed = digest(self._pepper, key.text).hex()
         known = self._known.get(hashed)
         if known is not None and known[0] > clock.monotonic():
@@ -120,6 +217,26 @@ class Authenticator:
                 return row
         self._known.pop(hashed, None)
         return None
+
+
+def holds(signed: Signed) -> bool:
+    """Whether a session of method ``token`` still gives what it was opened for: that tenant, with the factor its role needs."""
+    return (
+        signed.session.method == "token"
+        and signed.membership.tenant_id == signed.session.tenant_id
+        and (signed.membership.role not in STRONG_ROLES or signed.operator.has_second_factor)
+    )
+
+
+def _is_over(row: KeyRow) -> bool:
+    return row.expires_at is not None and row.expires_at <= clock.now()
+
+
+def _decoded(prefix: str, text: str) -> UUID:
+    try:
+        return ids.decode(prefix, text)
+    except ids.InvalidId:
+        raise AccessTokenInvalid from None
 
 
 async def authorize(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
@@ -140,8 +257,14 @@ async def authorize(connection: ASGIConnection[Any, Any, Any, Any], handler: Bas
             raise
     elif scope != PUBLIC:
         authenticator: Authenticator = connection.app.state.authenticator
-        caller = await authenticator.caller(connection.headers.get("authorization"), request_id)
+        fresh = connection.scope.get("method") not in ("GET", "HEAD")
+        caller = await authenticator.caller(connection.headers.get("authorization"), request_id, fresh=fresh)
         if scope != ANY and scope not in caller.scopes:
+            if caller.session_id is not None and scope in STEP_UP_SCOPES:
+                raise Forbidden(
+                    f"This token lacks the scope '{scope}', or its password and code were given too long ago for it: get a"
+                    " new one with the password grant."
+                )
             raise Forbidden(
                 f"This key lacks the scope '{scope}'. Make a key that has it, or ask whoever owns this one."
             )

@@ -201,25 +201,19 @@ class ApiKeys:
 async def _check_maker(session: AsyncSession, caller: Caller, scopes: frozenset[str]) -> None:
     """A key makes keys only while it works itself, whatever a process remembers of it, and only within its own scopes.
 
-    A person makes keys within the scopes of their role, which the session was asked for in this very request.
+    A person's role is a limit in the same way, and so is what an access token was narrowed to.
     """
-    if caller.actor_type == "operator":
-        lacking = scopes - caller.scopes
-        if lacking:
-            raise ScopesExceeded(
-                f"Your role lacks {', '.join(sorted(lacking))}. Take fewer scopes, or ask somebody whose role has them.",
-                scopes=sorted(lacking),
-            )
+    if caller.actor_type not in ("api_key", "operator"):
         return
-    if caller.key_id is None:
-        return
-    maker = await _Keys(session).find(caller.scope, caller.key_id)
-    if maker is None or maker.status(clock.now()) != "active":
-        raise Unauthorized
-    lacking = scopes - set(maker.scopes)
+    lacking = scopes - caller.scopes
+    if caller.key_id is not None:
+        maker = await _Keys(session).find(caller.scope, caller.key_id)
+        if maker is None or maker.status(clock.now()) != "active":
+            raise Unauthorized
+        lacking |= scopes - set(maker.scopes)
     if lacking:
         raise ScopesExceeded(
-            f"Your key lacks {', '.join(sorted(lacking))}. Ask for fewer scopes, or use a key that has them all.",
+            f"Your key or role lacks {', '.join(sorted(lacking))}. Ask for fewer scopes, or use a key that has them all.",
             scopes=sorted(lacking),
         )
 

@@ -1404,6 +1404,7 @@ class Payments:
             "actor_type": caller.actor_type,
             "actor_id": caller.actor_id,
             "key_id": caller.key_id,
+            "session_id": caller.session_id,
             "request_id": caller.request_id,
             "event_ids": [clock.new_uuid(), clock.new_uuid(), clock.new_uuid()],
         }

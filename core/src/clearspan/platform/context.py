@@ -25,6 +25,7 @@ class Caller(msgspec.Struct, frozen=True):
         scopes: what the actor may do.
         key_id: of the API key, when one is used.
         tenant: the tenant's slug.
+        session_id: of the session behind a person's access token: what moves money checks it again, as it does the key.
     """
 
     scope: Scope
@@ -34,6 +35,7 @@ class Caller(msgspec.Struct, frozen=True):
     scopes: frozenset[str] = frozenset()
     key_id: UUID | None = None
     tenant: str = ""
+    session_id: UUID | None = None
 
 
 def system(scope: Scope, part: str, request_id: str) -> Caller:

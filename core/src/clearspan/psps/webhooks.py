@@ -339,6 +339,7 @@ class PspWebhooks:
                 "actor_type": caller.actor_type,
                 "actor_id": caller.actor_id,
                 "key_id": caller.key_id,
+                "session_id": caller.session_id,
                 "request_id": caller.request_id,
                 "inbox_id": identity,
                 "want": want,

@@ -134,6 +134,7 @@ class Rebills:
                 "actor_type": caller.actor_type,
                 "actor_id": caller.actor_id,
                 "key_id": caller.key_id,
+                "session_id": caller.session_id,
                 "request_id": caller.request_id,
                 "invoice_id": invoice_id,
                 **more,

@@ -16,7 +16,8 @@ BEGIN
     RAISE EXCEPTION USING ERRCODE = 'CS001', MESSAGE = code, DETAIL = detail::text;
 END $$;
 
--- Name the tenant and the mode of this transaction, and refuse an API key that was revoked since it was cached.
+-- Name the tenant and the mode of this transaction, and refuse an API key that was revoked, or a person's access token whose
+-- session was ended, since it was cached.
 CREATE OR REPLACE FUNCTION enter_{{v}}(p jsonb) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM set_config('app.tenant', p->>'tenant_id', true), set_config('app.live', p->>'live', true);
@@ -26,6 +27,9 @@ BEGIN
           AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > (p->>'now')::timestamptz))
     THEN
         PERFORM refuse_{{v}}('api_key_invalid');
+    END IF;
+    IF p->>'session_id' IS NOT NULL AND NOT operator_session_open_{{v}}(p) THEN
+        PERFORM refuse_{{v}}('access_token_invalid');
     END IF;
 END $$;
 
