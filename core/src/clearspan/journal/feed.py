@@ -52,10 +52,14 @@ Recheck = Callable[[], Awaitable[object]]
 log = structlog.get_logger("clearspan.journal.feed")
 
 
+Told = Entry
+"""An event as a ``Format`` gets it."""
+
+
 class Format(Protocol):
     """How events are told on a stream. It must be hashable: streams of one scope with equal formats share what it makes."""
 
-    async def frames(self, scope: Scope, entries: Sequence[Entry]) -> Sequence[bytes]:
+    async def frames(self, scope: Scope, entries: Sequence[Told]) -> Sequence[bytes]:
         """Whole frames for each entry, with the event's ``id:``, so that a client can go on from there."""
         ...
 

@@ -1,9 +1,9 @@
 """Figures of a tenant: today, and the payments that a list shows.
 
-``today`` is one call of SQL whose cost is that of what happened today and yesterday, by the indexes on time of payments and ledger;
-everything that waits is counted by partial indexes and up to a bound (docs/performance.md has figures). An answer is kept for as
-long as it says (``KEEP_S``, and ``KEEP_TIMES`` times as long as it took), and askers meanwhile share it: however many people look,
-one process asks at most every four seconds per tenant, mode and zone, and spends at most a twentieth of one connection on it.
+``today`` is one call of SQL whose cost is that of what happened today and yesterday, by the indexes on time of payments and
+ledger; everything that waits is counted by partial indexes and up to a bound (docs/performance.md has figures). An answer is kept
+(``KEEP_S``, or ``KEEP_TIMES`` times as long as it took), and askers meanwhile share it: however many people look, a process asks
+at most every four seconds per tenant, mode and zone, and spends at most a twentieth of one connection on it.
 """
 
 from __future__ import annotations

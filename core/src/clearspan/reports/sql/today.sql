@@ -22,7 +22,7 @@ DECLARE
     ended timestamptz := (p->>'ended')::timestamptz;
     before timestamptz := (p->'yesterday'->>'from')::timestamptz;
     before_until timestamptz := (p->'yesterday'->>'until')::timestamptz;
-    only text := p->>'currency';
+    wanted text := p->>'currency';
     answer jsonb;
 BEGIN
     PERFORM set_config('app.tenant', p->>'tenant_id', true), set_config('app.live', p->>'live', true);
@@ -36,7 +36,7 @@ BEGIN
                count(*) FILTER (WHERE e.account = 'refunded' AND e.kind = 'refund') AS refunds
         FROM ledger_entries e
         WHERE e.tenant_id = tenant AND e.live = is_live AND e.at >= before AND e.at < ended AND e.kind <> 'opening'
-          AND (e.at >= begun OR e.at < before_until) AND e.account IN ('captured', 'refunded') AND (only IS NULL OR e.currency = only)
+          AND (e.at >= begun OR e.at < before_until) AND e.account IN ('captured', 'refunded') AND (wanted IS NULL OR e.currency = wanted)
         GROUP BY 1, 2, 3) AS m;
 
     answer := answer || (
@@ -51,7 +51,7 @@ BEGIN
                    count(*) FILTER (WHERE i.outcome = 'unknown') AS unclear
             FROM payment_intents i
             WHERE i.tenant_id = tenant AND i.live = is_live AND i.created_at >= before AND i.created_at < ended
-              AND (i.created_at >= begun OR i.created_at < before_until) AND (only IS NULL OR i.currency = only)
+              AND (i.created_at >= begun OR i.created_at < before_until) AND (wanted IS NULL OR i.currency = wanted)
               AND (i.charge_operation_id IS NOT NULL OR i.last_error IS NOT NULL)
             GROUP BY 1, 2, 3, 4) AS c);
 
@@ -79,7 +79,7 @@ BEGIN
             WHERE d.tenant_id = tenant AND d.live = is_live AND d.closed_at IS NULL LIMIT most)),
         'disputes_to_answer', jsonb_build_object(
             'count', (SELECT count(*) FROM (SELECT 1 FROM disputes d WHERE d.tenant_id = tenant AND d.live = is_live
-                      AND d.closed_at IS NULL AND d.status = 'needs_response' LIMIT most) AS some),
+                      AND d.closed_at IS NULL AND d.status = 'needs_response' LIMIT most) AS few),
             'since', (SELECT d.evidence_due_at FROM disputes d WHERE d.tenant_id = tenant AND d.live = is_live AND d.closed_at IS NULL
                       AND d.status = 'needs_response' AND d.evidence_due_at IS NOT NULL ORDER BY d.evidence_due_at LIMIT 1)),
         'approvals', report_queue_{{v}}(ARRAY(SELECT a.asked_at FROM approvals a
@@ -88,9 +88,9 @@ BEGIN
             WHERE d.tenant_id = tenant AND d.live = is_live AND d.state = 'proposed' LIMIT most)),
         -- What is still to be charged today: rebills that wait for it, and periods that end before the day does.
         'rebills_due', (SELECT count(*) FROM (SELECT 1 FROM rebills r WHERE r.tenant_id = tenant AND r.live = is_live
-                AND r.state IN ('due', 'claimed') AND r.next_at < ended AND r.test_clock_id IS NULL LIMIT 100 * most) AS some)
+                AND r.state IN ('due', 'claimed') AND r.next_at < ended AND r.test_clock_id IS NULL LIMIT 100 * most) AS few)
             + (SELECT count(*) FROM (SELECT 1 FROM subscriptions s WHERE s.tenant_id = tenant AND s.live = is_live AND s.next_at < ended
-                AND s.next_at IS NOT NULL AND s.test_clock_id IS NULL LIMIT 100 * most) AS some),
+                AND s.next_at IS NOT NULL AND s.test_clock_id IS NULL LIMIT 100 * most) AS few),
         'rebills', (SELECT COALESCE(jsonb_agg(to_jsonb(t)), '[]') FROM (
             SELECT t.try = 1 AS first, o.state, count(*)
             FROM rebill_tries t JOIN operations o ON o.tenant_id = t.tenant_id AND o.live = t.live AND o.operation_id = t.operation_id
