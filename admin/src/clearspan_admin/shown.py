@@ -66,6 +66,10 @@ class Shown(msgspec.Struct, frozen=True):
         day = format_skeleton(skeleton, at, tzinfo=self.tz, locale=self.locale)
         return f"{day}, {format_time(local.timetz(), 'short', tzinfo=self.tz, locale=self.locale)}"
 
+    def clock(self, at: datetime) -> str:
+        """``14:05``."""
+        return format_time(at.astimezone(self.tz).timetz(), "short", tzinfo=self.tz, locale=self.locale)
+
     def day(self, at: datetime | date) -> str:
         """``23 Nov 2026``."""
         return format_date(
@@ -101,5 +105,5 @@ def filters() -> dict[str, Any]:
 
     return {
         name: filter_of(name)
-        for name in ("money", "number", "short_number", "percent", "moment", "minute", "day", "ago")
+        for name in ("money", "number", "short_number", "percent", "moment", "minute", "clock", "day", "ago")
     }

@@ -123,6 +123,18 @@ def page(
     return answer
 
 
+def macros(template: str, *, locale: str, zone: str, root: str) -> Any:
+    """The macros of a template, for what is rendered without a request and shown to many: streams.
+
+    Args:
+        template: below ``templates/``; it may use ``ui.html``, but nothing that belongs to one person or answer.
+        locale, zone: how amounts and moments are written, and in which language.
+        root: where the cockpit stands, see ``root``.
+    """
+    found = _environment(words.language_of(locale)).get_template(template)
+    return found.make_module({"shown": Shown(locale, zone), "root": root})
+
+
 def policy(request: Http, nonce: str) -> str:
     """The content security policy of one answer."""
     return (
@@ -478,7 +490,17 @@ def _first(request: Http, error: DomainError) -> Response[bytes]:
 
 
 def refused(request: Http, error: DomainError) -> Response[bytes]:
-    """A refusal as a page; inside of a page as a message at its top. Somebody who is not signed in is sent to sign in."""
+    """A refusal as a page; inside of a page as a message at its top. Somebody who is not signed in is sent to sign in.
+
+    What scripts ask for (``opt={"stream": True}``) gets the problem itself: an ``EventSource`` would follow a redirect for ever.
+    """
+    if request.route_handler.opt.get("stream"):
+        return Response(
+            msgspec.json.encode(error.document() | {"request_id": request.scope["state"]["request_id"]}),
+            status_code=error.status,
+            media_type="application/problem+json",
+            headers={"Cache-Control": "no-store", **error.headers()},
+        )
     if isinstance(error, SignInRequired | StepUpRequired | SecondFactorRequired):
         return _first(request, error)
     document = error.document() | {"request_id": request.scope["state"]["request_id"]}

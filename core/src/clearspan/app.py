@@ -29,6 +29,7 @@ from clearspan.journal.plugins import PluginDesk
 from clearspan.journal.proofs import Proofs
 from clearspan.payments.inbox import Inbox
 from clearspan.payments.service import Payments
+from clearspan.platform import ids
 from clearspan.platform.addresses import Guard, place_of
 from clearspan.platform.context import Caller
 from clearspan.platform.crypto import MasterKey
@@ -47,6 +48,7 @@ from clearspan.rebills.dunning import DunningPlans
 from clearspan.rebills.mail import Mailer
 from clearspan.rebills.notices import Notices
 from clearspan.rebills.service import Collector
+from clearspan.reports.service import Reports
 from clearspan.routes import handlers, openapi, summarise
 from clearspan.settings import Settings
 from clearspan.subscriptions.catalogue import Billing, Coupons, Plans
@@ -135,6 +137,8 @@ class Gateway:
         self.psp_webhooks = PspWebhooks(self.db, self.tenants, self.psps, settings.psps, self.metrics)
         self.psp_webhooks.wake = self.inbox.wake
         self.feed = Feed(self.db, settings.events, settings.server.sse_streams_max)
+        self.sessions.ended.append(lambda operator_id: self.feed.recheck(ids.encode("opr", operator_id)))
+        self.reports = Reports(self.db, self.psps)
         self.audit_key = SigningKey.of(master, settings.audit.origin)
         self.proofs = Proofs(self.db, self.audit_key, self.metrics, settings.audit.push_to)
         self.metrics.sources.append(self.proofs.measure)
@@ -276,6 +280,7 @@ SERVICES = (
     "capture_links",
     "webhooks",
     "feed",
+    "reports",
     "proofs",
     "plugins",
     "plugin_desk",

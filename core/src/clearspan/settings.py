@@ -189,6 +189,7 @@ class ServerSettings(_Table, frozen=True):
     trusted_proxies: Networks
     drain_timeout_s: Annotated[int, Meta(ge=0, le=3600)]
     sse_streams_max: Annotated[int, Meta(ge=0, le=100_000)]
+    sse_streams_per_person_max: Annotated[int, Meta(ge=1, le=1000)]
 
 
 class DataSettings(_Table, frozen=True):

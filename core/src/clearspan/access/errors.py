@@ -50,6 +50,15 @@ class NoTenant(DomainError):
     advice = "Ask an owner or admin to invite you."
 
 
+class LooksElsewhere(DomainError):
+    """A page asks for more of what it shows, but its person has switched to another tenant or mode since."""
+
+    code = "looks_elsewhere"
+    status = 409
+    title = "You look at another tenant or mode now"
+    advice = "Load the page again: it was made for the tenant and mode that you looked at before, maybe in another tab."
+
+
 class StepUpRequired(DomainError):
     """The action needs a factor given a moment ago."""
 

@@ -277,21 +277,21 @@ async def _enter(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRo
     """A page for people: an open session, a role with the page's scope, and the factors that role and action need.
 
     ``opt={"session": True}`` makes a route such a page; ``"step_up": True`` asks for a factor given a moment ago;
-    ``"half": True`` lets people in who have yet to set up the second factor that their role needs.
+    ``"half": True`` lets people in who have yet to set up the second factor that their role needs; ``"quiet": True`` is for what
+    pages ask by themselves: it does not keep an idle session open.
 
     Raises:
         SignInRequired, NoTenant, Forbidden, SecondFactorRequired, StepUpRequired.
     """
     sessions: Sessions = connection.app.state.sessions
-    signed = await sessions.enter(connection)
+    signed = await sessions.enter(connection, touch=not handler.opt.get("quiet"))
     if scope not in (PUBLIC, ANY) and scope not in signed.scopes:
         raise Forbidden(
             f"Your role, {signed.membership.role}, lacks the right '{scope}'. Ask an owner or admin for it."
         )
     if handler.opt.get("half"):
         return
-    needs = signed.membership.role in STRONG_ROLES and signed.session.method != "oidc"
-    if needs and not signed.operator.has_second_factor:
+    if lacks_second_factor(signed):
         raise SecondFactorRequired
     if handler.opt.get("step_up") and not sessions.is_strong(signed):
         raise StepUpRequired
@@ -303,6 +303,12 @@ async def _keep_what_was_sent(connection: ASGIConnection[Any, Any, Any, Any]) ->
         state = connection.scope["state"]
         state["owner"] = await connection.app.state.sessions.owner(connection)
         state["typed"] = await connection.body()
+
+
+def lacks_second_factor(signed: Signed) -> bool:
+    """Whether somebody's role needs a second factor that they have yet to set up."""
+    needs = signed.membership.role in STRONG_ROLES and signed.session.method != "oidc"
+    return needs and not signed.operator.has_second_factor
 
 
 async def _check_body(request: Request[Any, Any, Any], handler: HTTPRouteHandler) -> None:

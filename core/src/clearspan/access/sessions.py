@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -168,6 +168,8 @@ class Sessions:
         self._settings = settings
         self.secure = secure
         self.cookie = "__Host-clearspan" if secure else "clearspan"
+        self.ended: list[Callable[[UUID], None]] = []
+        """Told of whom a session was ended by this process, so that what is open for them is looked at again at once."""
 
     async def open(
         self,
@@ -212,11 +214,16 @@ class Sessions:
         )
         return NewSession(token, session_id, expires_at)
 
-    async def find(self, token: str) -> Signed | None:
-        """Whose session this is; ``None`` when it is over or never was."""
+    async def find(self, token: str, *, touch: bool = True) -> Signed | None:
+        """Whose session this is; ``None`` when it is over or never was.
+
+        Args:
+            token: of the cookie.
+            touch: whether this counts as activity; what a page does by itself does not.
+        """
         if len(token) != 2 * TOKEN_BYTES:
             return None
-        return await self._find({"hash": _hash(token)}, token)
+        return await self._find({"hash": _hash(token), "touch": touch}, token)
 
     async def find_by_id(self, session_id: UUID) -> Signed | None:
         """The session behind an access token; it has no forms."""
@@ -240,10 +247,10 @@ class Sessions:
         """What forms of the session with this token carry."""
         return hmac.digest(self._key, token.encode(), hashlib.sha256).hex()
 
-    async def of_request(self, connection: ASGIConnection[Any, Any, Any, Any]) -> Signed | None:
+    async def of_request(self, connection: ASGIConnection[Any, Any, Any, Any], *, touch: bool = True) -> Signed | None:
         """Who sent this request, by its cookie."""
         token = connection.cookies.get(self.cookie)
-        return None if token is None else await self.find(token)
+        return None if token is None else await self.find(token, touch=touch)
 
     async def owner(self, connection: ASGIConnection[Any, Any, Any, Any]) -> Owner | None:
         """Whose cookie this browser has, though the session may be over: to go on where they were, once they have signed in."""
@@ -253,14 +260,14 @@ class Sessions:
         found = await self._db.call("operator_session_owner", {"hash": _hash(token)})
         return msgspec.json.decode(found or b"null", type=Owner | None)
 
-    async def enter(self, connection: ASGIConnection[Any, Any, Any, Any]) -> Signed:
+    async def enter(self, connection: ASGIConnection[Any, Any, Any, Any], *, touch: bool = True) -> Signed:
         """The same, and the request's state knows it.
 
         Raises:
             SignInRequired: there is no open session.
             NoTenant: the person is a member of no tenant (any more).
         """
-        signed = await self.of_request(connection)
+        signed = await self.of_request(connection, touch=touch)
         if signed is None:
             raise SignInRequired
         state = connection.scope["state"]
@@ -303,6 +310,8 @@ class Sessions:
             "why": why,
         }
         ended: int = msgspec.json.decode(await self._db.call("operator_sessions_end", document))
+        for tell in self.ended:
+            tell(operator_id)
         return ended
 
     async def of_operator(self, operator_id: UUID) -> list[Session]:

@@ -2,7 +2,8 @@
 
 A stream first replays the journal from the event it names, then goes on with what the process's one tailer finds; the hand-over
 is by position, so nothing is missed and nothing comes twice. Events of one tenant and mode are rendered once for all its open
-streams, and each stream holds references to the finished bytes: 1,000 streams cost what one costs, plus the sending.
+streams, and each stream holds references to the finished bytes: 1,000 streams cost what one costs, plus the sending. A stream may
+be told in another ``Format`` than that of ``/v1/events``; then this holds for the streams of each format.
 
 Costs: one query per ``events.poll_ms`` and process while a stream is open (10 per second by default, 0.2 ms each when nothing
 happened), and per busy tenant one batch of renderings per look. A stream that keeps up holds about 8 KiB besides its connection;
@@ -14,7 +15,8 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 from uuid import UUID
 
 import msgspec
@@ -50,6 +52,18 @@ Recheck = Callable[[], Awaitable[object]]
 log = structlog.get_logger("clearspan.journal.feed")
 
 
+Told = Entry
+"""An event as a ``Format`` gets it."""
+
+
+class Format(Protocol):
+    """How events are told on a stream. It must be hashable: streams of one scope with equal formats share what it makes."""
+
+    async def frames(self, scope: Scope, entries: Sequence[Told]) -> Sequence[bytes]:
+        """Whole frames for each entry, with the event's ``id:``, so that a client can go on from there."""
+        ...
+
+
 class _Frame(msgspec.Struct, frozen=True):
     """A finished event on its way to a stream."""
 
@@ -79,7 +93,7 @@ class Feed:
         self._streams_max = streams_max
         self._streams_per_key_max = (streams_max + 1) // 2
         self._streams: set[_Stream] = set()
-        self._channels: dict[Scope, _Channel] = {}
+        self._channels: dict[tuple[Scope, Format | None], _Channel] = {}
         self._ticker: asyncio.Task[None] | None = None
         self._stopped = False
 
@@ -142,8 +156,22 @@ class Feed:
             objects[subject_type] = {} if renderer is None else await renderer(scope, list(subject_ids))
         return [EventOut.of(entry, objects[entry.subject_type].get(entry.subject_id)) for entry in entries]
 
+    def recheck(self, actor_id: str) -> None:
+        """Ask at once whether this actor's streams may go on; other processes do within the usual time."""
+        for stream in self._streams:
+            if stream.actor_id == actor_id:
+                stream.doubt()
+
     async def stream(
-        self, caller: Caller, last_event_id: str | None, types: Collection[str], recheck: Recheck
+        self,
+        caller: Caller,
+        last_event_id: str | None,
+        types: Collection[str],
+        recheck: Recheck,
+        *,
+        form: Format | None = None,
+        from_start: bool = False,
+        streams_max: int | None = None,
     ) -> AsyncIterator[bytes]:
         """Server-sent events: those after ``last_event_id``, then whatever happens; from now on without it.
 
@@ -152,6 +180,9 @@ class Feed:
             last_event_id: an event of the caller's scope.
             types: only these; empty for all.
             recheck: asked again and again while the stream is open.
+            form: how events are told; as JSON by default.
+            from_start: without ``last_event_id`` the whole journal comes first.
+            streams_max: of this actor, instead of half of the process's.
 
         Returns:
             the body, in pieces of one or more whole frames. It ends with a comment that says why.
@@ -161,34 +192,43 @@ class Feed:
             TooManyStreams: of this process, or of this actor.
             StreamsClosed: the process is stopping.
         """
-        self._admit(caller)
+        self._admit(caller, streams_max)
         wanted = frozenset(types)
         first = None
-        if last_event_id:
+        if last_event_id or from_start:
             first = await repository.page(
                 self._db, caller.scope, after=_cursor(last_event_id), types=wanted, most=self._settings.page_max
             )
-        return self._body(caller, first, wanted, recheck)
+        return self._body(caller, first, wanted, recheck, form, streams_max)
 
-    def _admit(self, caller: Caller) -> None:
+    def _admit(self, caller: Caller, streams_max: int | None) -> None:
         if self._stopped:
             raise StreamsClosed
         if len(self._streams) >= self._streams_max:
             raise TooManyStreams("This server holds as many streams as it may; try again, or poll /v1/events.")
-        if sum(stream.actor_id == caller.actor_id for stream in self._streams) >= self._streams_per_key_max:
+        held = sum(stream.actor_id == caller.actor_id for stream in self._streams)
+        if streams_max is not None and held >= streams_max:
+            raise TooManyStreams(f"You have {held} live pages open, as many as one person may. Close one of them.")
+        if held >= self._streams_per_key_max:
             raise TooManyStreams("This key holds as many streams as one key may; share one among your processes.")
 
     async def _body(
-        self, caller: Caller, first: Slice | None, types: frozenset[str], recheck: Recheck
+        self,
+        caller: Caller,
+        first: Slice | None,
+        types: frozenset[str],
+        recheck: Recheck,
+        form: Format | None,
+        streams_max: int | None,
     ) -> AsyncIterator[bytes]:
         try:
             # Once more: others may have begun between the answer's head and its body, where the place is taken.
-            self._admit(caller)
+            self._admit(caller, streams_max)
         except (StreamsClosed, TooManyStreams) as refusal:
             yield _comment(refusal.detail)
             return
         stream = _Stream(caller.actor_id, types, self._settings.stream_backlog_max, recheck)
-        channel = self._channels.get(caller.scope) or self._new_channel(caller.scope)
+        channel = self._channels.get((caller.scope, form)) or self._new_channel(caller.scope, form)
         channel.streams.add(stream)
         self._streams.add(stream)
         try:
@@ -202,7 +242,7 @@ class Feed:
             self._streams.discard(stream)
             channel.streams.discard(stream)
             if not channel.streams:
-                self._channels.pop(channel.scope, None)
+                self._channels.pop((channel.scope, form), None)
                 channel.close()
 
     async def _follow(self, channel: _Channel, stream: _Stream, first: Slice | None) -> AsyncIterator[bytes]:
@@ -211,7 +251,7 @@ class Feed:
         if first is not None:
             # The long way first, while the stream takes nothing from the channel: a client that was away for a week must
             # not overflow before it has caught up.
-            async for found, piece in self._replay(channel.scope, stream, first, None):
+            async for found, piece in self._replay(channel, stream, first, None):
                 position = found.upto
                 if piece:
                     yield piece
@@ -231,7 +271,7 @@ class Feed:
                 yield _progress(newest)
         elif position < start:
             rest = await self._page(channel.scope, stream, position, start)
-            async for _, piece in self._replay(channel.scope, stream, rest, start):
+            async for _, piece in self._replay(channel, stream, rest, start):
                 if piece:
                     yield piece
         while True:
@@ -244,32 +284,35 @@ class Feed:
                 yield piece
 
     async def _replay(
-        self, scope: Scope, stream: _Stream, found: Slice, until: Position | None
+        self, channel: _Channel, stream: _Stream, found: Slice, until: Position | None
     ) -> AsyncIterator[tuple[Slice, bytes]]:
         """Slices from the journal with what to send for each (maybe nothing), from ``found`` on until there is no more."""
         while True:
             if not await stream.check():
                 raise DatabaseUnavailable
-            piece = b"".join(frame.data for frame in await self._frames(scope, found.entries))
+            piece = b"".join(frame.data for frame in await channel.render(found.entries))
             if not piece and found.last is not None:
                 piece = _progress(found.last)
             yield found, piece
             if not found.more:
                 return
-            found = await self._page(scope, stream, found.upto, until)
+            found = await self._page(channel.scope, stream, found.upto, until)
 
     async def _page(self, scope: Scope, stream: _Stream, after: Position, until: Position | None) -> Slice:
         return await repository.page(
             self._db, scope, after=after, until=until, types=stream.types, most=self._settings.page_max
         )
 
-    async def _frames(self, scope: Scope, entries: Sequence[Entry]) -> list[_Frame]:
+    async def _frames(self, form: Format | None, scope: Scope, entries: Sequence[Entry]) -> list[_Frame]:
+        if form is not None:
+            told = await form.frames(scope, entries)
+            return [_Frame(entry.position, entry.type, data) for entry, data in zip(entries, told, strict=True)]
         events = await self.render(scope, entries)
         return [_frame(entry, event) for entry, event in zip(entries, events, strict=True)]
 
-    def _new_channel(self, scope: Scope) -> _Channel:
-        channel = _Channel(scope, self._frames, self._settings, self.tailer)
-        self._channels[scope] = channel
+    def _new_channel(self, scope: Scope, form: Format | None) -> _Channel:
+        channel = _Channel(scope, partial(self._frames, form, scope), self._settings, self.tailer)
+        self._channels[scope, form] = channel
         return channel
 
     async def _tick(self) -> None:
@@ -330,6 +373,11 @@ class _Stream:
         ticked, self._ticked = self._ticked, False
         return ticked
 
+    def doubt(self) -> None:
+        """Ask before anything else is sent whether the reader may read still."""
+        self._recheck_at = clock.monotonic()
+        self._ready.set()
+
     def wake(self) -> None:
         """Something around has changed."""
         self._ready.set()
@@ -365,19 +413,19 @@ class _Stream:
 
 
 class _Channel:
-    """The open streams of one tenant in one mode, and the one task that renders events for all of them."""
+    """The open streams of one tenant in one mode and one format, and the one task that renders events for all of them."""
 
     def __init__(
         self,
         scope: Scope,
-        render: Callable[[Scope, Sequence[Entry]], Awaitable[list[_Frame]]],
+        render: Callable[[Sequence[Entry]], Awaitable[list[_Frame]]],
         settings: EventSettings,
         tailer: Tailer,
     ) -> None:
         self.scope = scope
         self.position: Position | None = None
         self.streams: set[_Stream] = set()
-        self._render = render
+        self.render = render
         self._batch_max = settings.page_max
         self._inbox_max = settings.stream_backlog_max + settings.page_max
         self._tailer = tailer
@@ -424,7 +472,7 @@ class _Channel:
         delay_s = 0.1
         while True:
             try:
-                return await self._render(self.scope, batch)
+                return await self.render(batch)
             except DatabaseUnavailable:
                 await clock.sleep(delay_s)
                 delay_s = min(2 * delay_s, BACKOFF_S_MAX)

@@ -649,15 +649,16 @@ class PspAccounts:
         except DatabaseUnavailable:
             log.warning("a PSP account's change is not in the journal: the database is away", **told)
 
-    def _with_health(self, account: PspAccountOut) -> PspAccountOut:
-        guard = self._guards.get(ids.decode("acct", account.id))
+    def seen(self, account_id: UUID) -> tuple[dict[str, str], str | None]:
+        """How an account does, as this process alone has seen it: each group's circuit, and why the PSP refuses its settings."""
+        guard = self._guards.get(account_id)
         health = guard.health() if guard is not None else dict.fromkeys(GROUPS.values(), State.CLOSED)
-        credentials = self._credentials.get(ids.decode("acct", account.id))
-        return msgspec.structs.replace(
-            account,
-            health={group: state.value for group, state in health.items()},
-            problem=credentials.problem if credentials is not None else None,
-        )
+        credentials = self._credentials.get(account_id)
+        return {group: state.value for group, state in health.items()}, credentials.problem if credentials else None
+
+    def _with_health(self, account: PspAccountOut) -> PspAccountOut:
+        health, problem = self.seen(ids.decode("acct", account.id))
+        return msgspec.structs.replace(account, health=health, problem=problem)
 
     async def _make(
         self, scope: Scope, sending: Sending, kind: type[PspAdapter], vault: str | None

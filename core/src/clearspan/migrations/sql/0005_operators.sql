@@ -140,3 +140,10 @@ ALTER TABLE approvals FORCE ROW LEVEL SECURITY;
 CREATE POLICY of_tenant ON approvals USING (tenant_id = app_tenant() AND live = app_live());
 CREATE POLICY of_system ON approvals FOR SELECT TO CURRENT_USER USING (app_system());
 GRANT SELECT, INSERT, UPDATE ON approvals TO {{app_role}};
+
+-- What the cockpit counts, each a few rows among very many.
+CREATE INDEX operations_uncertain ON operations (tenant_id, live, state, created_at) WHERE state IN ('unknown', 'needs_review');
+CREATE INDEX disputes_open ON disputes (tenant_id, live, status, evidence_due_at) WHERE closed_at IS NULL;
+CREATE INDEX notices_failed ON notices (tenant_id, live, updated_at) WHERE state = 'failed';
+CREATE INDEX webhook_inbox_of_tenant ON webhook_inbox (tenant_id, live, state, received_at) WHERE state IN ('parked', 'needs_attention');
+CREATE INDEX rebill_tries_newest ON rebill_tries (tenant_id, live, at);

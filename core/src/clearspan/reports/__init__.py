@@ -1,0 +1,1 @@
+"""What happens, in figures: for people who look at the whole."""
