@@ -192,11 +192,20 @@ class Tabs:
         self.complaints: list[str] = []
 
     async def open(
-        self, role: str | None = "owner", *, dark: bool = False, width: int = 1280, locale: str = "en-GB"
+        self,
+        role: str | None = "owner",
+        *,
+        dark: bool = False,
+        width: int = 1280,
+        locale: str = "en-GB",
+        scripts: bool = True,
     ) -> Page:
         """A tab of somebody with this role; ``None`` for nobody."""
         context = await self._browser.new_context(
-            color_scheme="dark" if dark else "light", viewport={"width": width, "height": 900}, locale=locale
+            color_scheme="dark" if dark else "light",
+            viewport={"width": width, "height": 900},
+            locale=locale,
+            java_script_enabled=scripts,
         )
         self._open.append(context)
         if role is not None:

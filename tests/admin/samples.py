@@ -5,6 +5,8 @@ A new page needs nothing here unless its path has a parameter of a new name: the
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -33,9 +35,11 @@ SAMPLES: Final[Mapping[str, str]] = {
 A parameter that is called as in the API (``payment_id``), or as there without ``_id``, needs no line.
 """
 NO_SAMPLE: Final[Mapping[str, str]] = {}
-"""Routes that these tests cannot visit, with the reason and the test that does: ``/admin/x/{token}`` to ``a secret; test_x.py``."""
+"""Routes that these tests cannot visit, with the reason and the test that does."""
 TEST_MODE_ONLY: Final = frozenset({"clock_id", "clock"})
 """Parameters that name what does not exist in live mode."""
+BOTH_MODES: Final = frozenset({"operator_id"})
+"""Parameters that name what a tenant has once for both modes."""
 
 
 class Page(msgspec.Struct, frozen=True, order=True):
@@ -67,10 +71,18 @@ class Page(msgspec.Struct, frozen=True, order=True):
         """The address, with the parameters filled in."""
         return self.template.format(**{name: sample(name, objects, str(self)) for name in self.names}) or PREFIX
 
-    @property
-    def of_tenant(self) -> bool:
-        """Whether a parameter names what belongs to one tenant."""
-        return any(not SAMPLES.get(name, "").startswith("=") for name in self.names)
+    def names_something(self, *, own_tenant: bool, live: bool) -> bool:
+        """Whether a parameter names what others must not see: people of the own tenant, or of another one.
+
+        Args:
+            own_tenant: they look from the tenant's other mode, where its people are the same.
+            live: what is named belongs to live mode.
+        """
+        meant = {SAMPLES.get(name, name) for name in self.names}
+        meant = {name for name in meant if not name.startswith("=")}
+        if own_tenant:
+            meant -= BOTH_MODES
+        return bool(meant) and not (live and meant & TEST_MODE_ONLY)
 
 
 def sample(name: str, objects: Mapping[str, str], where: str) -> str:
@@ -126,6 +138,39 @@ async def _people(gateway: Gateway, merchant: Merchant) -> dict[str, str]:
     operator = await gateway.operators.create(f"member-{clock.random_bytes(4).hex()}@example.com", "Grace Hopper")
     await gateway.operators.join(merchant.caller, operator.operator_id, "support")
     return {"operator_id": operator.public_id}
+
+
+def new_key() -> str:
+    """What a form carries to act once."""
+    return clock.random_bytes(16).hex()
+
+
+def glance(app: AsgiApp) -> AsgiApp:
+    """The application, but a stream that does not end is left as soon as it has begun."""
+
+    async def glanced(scope: Any, receive: Any, send: Any) -> None:
+        left = asyncio.Event()
+
+        async def once(message: Any) -> None:
+            await send(message)
+            kind = dict(message.get("headers", ())).get(b"content-type", b"")
+            if message["type"] == "http.response.start" and kind.startswith(b"text/event-stream"):
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+                left.set()
+                await asyncio.Event().wait()
+
+        serving = asyncio.create_task(app(scope, receive, once))  # type: ignore[arg-type]
+        leaving = asyncio.create_task(left.wait())
+        await asyncio.wait({serving, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        leaving.cancel()
+        if left.is_set():
+            serving.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await serving
+        else:
+            await serving
+
+    return glanced
 
 
 def nobody(objects: Mapping[str, str]) -> dict[str, str]:

@@ -35,7 +35,8 @@ OVERFLOW = """() => [...document.querySelectorAll('main *')].filter((each) => {
   for (let up = each.parentElement; up; up = up.parentElement) if (getComputedStyle(up).overflowX !== 'visible') return false;
   return !each.closest('.visually-hidden, thead');
 }).slice(0, 3).map((each) => each.outerHTML.slice(0, 120))"""
-SMALL = """() => [...document.querySelectorAll('button, summary, select, input:not([type=hidden], [type=checkbox], [type=radio]), .button')]
+SMALL = """() => [...document.querySelectorAll('button, summary, select, textarea, .button, input:not([type=hidden])')]
+  .filter((each) => !['checkbox', 'radio'].includes(each.type) || !each.labels.length)
   .filter((each) => each.checkVisibility() && !each.closest('.visually-hidden'))
   .filter((each) => { const box = each.getBoundingClientRect(); return box.width && (box.width < 24 || box.height < 24); })
   .map((each) => each.outerHTML.slice(0, 120))"""
@@ -111,9 +112,7 @@ async def is_page(http: httpx.AsyncClient, path: str) -> bool:
         return "<!doctype html>" in answer.text
 
 
-async def stocked(
-    served: Served, merchant: Merchant, superuser: asyncpg.Connection[asyncpg.Record]
-) -> dict[str, str]:
+async def stocked(served: Served, merchant: Merchant, superuser: asyncpg.Connection[asyncpg.Record]) -> dict[str, str]:
     """A merchant with an object of every kind."""
     headers = {"Authorization": f"Bearer {merchant.key}"}
     async with httpx.AsyncClient(base_url=served.url, headers=headers, trust_env=False) as client:
@@ -128,7 +127,9 @@ async def test_every_page_is_accessible_quiet_and_small(
     _, session = await signed_in(served.gateway, merchant, "owner")
     cookies = {served.gateway.sessions.cookie: session.token}
     owner, nobody = await tabs.open(None), await tabs.open(None)
-    await owner.context.add_cookies([{"name": name, "value": value, "url": served.url} for name, value in cookies.items()])
+    await owner.context.add_cookies(
+        [{"name": name, "value": value, "url": served.url} for name, value in cookies.items()]
+    )
     visits = {True: await Visit.of(tabs, owner), False: await Visit.of(tabs, nobody)}
     wrong: dict[str, list[str]] = {}
     seen = 0
@@ -145,7 +146,12 @@ async def test_every_page_is_accessible_quiet_and_small(
 
 
 async def test_the_style_guide_shows_every_status_in_words(tabs: Tabs, served: Served) -> None:
-    for name, dark, width in (("light", False, 1280), ("dark", True, 1280), ("phone", False, 390), ("phone-dark", True, 390)):
+    for name, dark, width in (
+        ("light", False, 1280),
+        ("dark", True, 1280),
+        ("phone", False, 390),
+        ("phone-dark", True, 390),
+    ):
         page = await tabs.open("owner", dark=dark, width=width)
         await page.goto(f"{served.url}/admin/style-guide")
         badges = await page.locator("#statuses .badge").all_inner_texts()

@@ -19,4 +19,6 @@ class StyleGuideController(Controller):
     async def show(self, request: Http) -> Response[bytes]:
         """The components, each as a page would use it. It stands in no menu."""
         now = clock.now()
-        return web.page(request, "style_guide/style_guide.html", at=now - timedelta(minutes=7), before=now - timedelta(days=400))
+        return web.page(
+            request, "style_guide/style_guide.html", at=now - timedelta(minutes=7), before=now - timedelta(days=400)
+        )

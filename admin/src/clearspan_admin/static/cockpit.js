@@ -143,6 +143,7 @@
     one("input", palette).addEventListener("keydown", (event) => {
       const items = all("li", palette);
       const now = items.findIndex((item) => item.ariaSelected === "true");
+      if (event.key === "Escape" && !event.isComposing) { event.preventDefault(); palette.close(); } // A search field would only be emptied.
       if (event.key === "Enter" && !event.isComposing) { event.preventDefault(); choices[Math.max(now, 0)]?.go(); }
       if (event.key !== "ArrowDown" && event.key !== "ArrowUp") return;
       event.preventDefault();

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from clearspan.platform.problems import DomainError
+from clearspan.platform.problems import DomainError, Forbidden
 
 
 class ScopesExceeded(DomainError):
@@ -48,6 +48,15 @@ class NoTenant(DomainError):
     status = 403
     title = "You are a member of no tenant"
     advice = "Ask an owner or admin to invite you."
+
+
+class RoleForbids(Forbidden):
+    """A page that the person's role does not open."""
+
+    code = "role_forbids"
+    status = 403
+    title = "Your role does not open this"
+    advice = "Ask an owner or admin of the tenant for another role, or to do it for you."
 
 
 class StepUpRequired(DomainError):

@@ -14,7 +14,7 @@ from litestar.enums import HttpMethod
 from litestar.handlers import BaseRouteHandler, HTTPRouteHandler
 from sqlalchemy import text
 
-from clearspan.access.errors import SecondFactorRequired, StepUpRequired
+from clearspan.access.errors import RoleForbids, SecondFactorRequired, StepUpRequired
 from clearspan.access.keys import SCOPES, ParsedKey, digest, parse
 from clearspan.access.roles import STRONG_ROLES
 from clearspan.access.sessions import Sessions
@@ -153,12 +153,12 @@ async def _enter(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRo
     ``"half": True`` lets people in who have yet to set up the second factor that their role needs.
 
     Raises:
-        SignInRequired, NoTenant, Forbidden, SecondFactorRequired, StepUpRequired.
+        SignInRequired, NoTenant, RoleForbids, SecondFactorRequired, StepUpRequired.
     """
     sessions: Sessions = connection.app.state.sessions
     signed = await sessions.enter(connection)
     if scope not in (PUBLIC, ANY) and scope not in signed.scopes:
-        raise Forbidden(
+        raise RoleForbids(
             f"Your role, {signed.membership.role}, lacks the right '{scope}'. Ask an owner or admin for it."
         )
     if handler.opt.get("half"):
