@@ -359,7 +359,9 @@ def refused(request: Http, error: DomainError) -> Response[bytes]:
         if is_fragment(request):
             return Response(b"", status_code=200, headers={"HX-Redirect": where})
         return Response(b"", status_code=303, headers={"Location": where, "Cache-Control": "no-store"})
+    # Looked up here and not by ``_()`` in a template, which takes what it is given for safe markup.
     document = error.document() | {"request_id": request.scope["state"]["request_id"]}
+    document |= {name: say(request, document[name]) for name in ("title", "detail")}
     if is_fragment(request):
         return page(
             request,
