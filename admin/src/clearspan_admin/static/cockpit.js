@@ -1,5 +1,5 @@
-// What pages do beyond links and forms, all of it by attributes: no page has a script of its own. Without scripts every form and link
-// still works; only what is live stands still.
+// What pages do beyond links and forms, all of it by attributes; a page that does more loads a script of its own. Without scripts every
+// form and link still works; only what is live stands still.
 "use strict";
 (() => {
   const root = document.body.dataset.root;

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from clearspan.docs_gen import capabilities, configuration, declines, errors, roles
+from clearspan.docs_gen import capabilities, configuration, declines, errors, roles, scripts
 from clearspan.settings import default_text
 
 PAGES = {
@@ -18,6 +18,7 @@ PAGES = {
     "docs/errors.md": errors.render,
     capabilities.PAGE: capabilities.render,
     roles.PAGE: roles.render,
+    scripts.PAGE: scripts.render,
 }
 
 
