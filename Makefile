@@ -8,7 +8,7 @@ ARGS ?=
 WORKERS ?= 3
 export PYTHON
 
-.PHONY: help bootstrap run test test-providers check fmt lock bench torture clean
+.PHONY: help bootstrap run test test-providers check fmt words pictures lock bench torture clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -36,6 +36,12 @@ check: bootstrap ## format, lint, import contracts, types, generated pages
 fmt: bootstrap ## format, and mend what the linter can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+words: bootstrap ## list the texts of the cockpit that a catalogue lacks; ARGS=de for one language
+	@$(BIN)/python -m clearspan_admin.words_missing $(ARGS)
+
+pictures: bootstrap ## take the pictures of docs/operators.md anew; ARGS="home payments" for some
+	@$(BIN)/python -m tests.admin.pictures $(ARGS)
 
 lock: bootstrap ## renew the locks after a change of dependencies; ARGS=--upgrade takes newer versions
 	@scripts/lock $(ARGS)

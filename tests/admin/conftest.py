@@ -145,10 +145,12 @@ class Served:
         url: where.
         gateway: its services.
         shop: makes payments in it, through the API.
+        application: what listens.
     """
 
-    def __init__(self, url: str, gateway: Gateway, shop: Shop, merchant: Merchant) -> None:
+    def __init__(self, url: str, gateway: Gateway, shop: Shop, merchant: Merchant, application: AsgiApp) -> None:
         self.url = url
+        self.application = application
         self.gateway = gateway
         self.shop = shop
         self.merchant = merchant
@@ -175,7 +177,7 @@ async def served(
         async with httpx.AsyncClient(base_url=server.public_url, headers=headers, trust_env=False) as client:
             while not listening.started:  # noqa: ASYNC110  (uvicorn has no event for it)
                 await asyncio.sleep(0.01)
-            yield Served(server.public_url, gateway, await Shop.open(client, psp_url), merchant)
+            yield Served(server.public_url, gateway, await Shop.open(client, psp_url), merchant, application)
         listening.should_exit = True
         await task
 
@@ -190,11 +192,20 @@ class Tabs:
         self.complaints: list[str] = []
 
     async def open(
-        self, role: str | None = "owner", *, dark: bool = False, width: int = 1280, locale: str = "en-GB"
+        self,
+        role: str | None = "owner",
+        *,
+        dark: bool = False,
+        width: int = 1280,
+        locale: str = "en-GB",
+        scripts: bool = True,
     ) -> Page:
         """A tab of somebody with this role; ``None`` for nobody."""
         context = await self._browser.new_context(
-            color_scheme="dark" if dark else "light", viewport={"width": width, "height": 900}, locale=locale
+            color_scheme="dark" if dark else "light",
+            viewport={"width": width, "height": 900},
+            locale=locale,
+            java_script_enabled=scripts,
         )
         self._open.append(context)
         if role is not None:

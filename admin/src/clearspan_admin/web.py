@@ -503,7 +503,9 @@ def refused(request: Http, error: DomainError) -> Response[bytes]:
         )
     if isinstance(error, SignInRequired | StepUpRequired | SecondFactorRequired):
         return _first(request, error)
+    # Looked up here and not by ``_()`` in a template, which takes what it is given for safe markup.
     document = error.document() | {"request_id": request.scope["state"]["request_id"]}
+    document |= {name: say(request, document[name]) for name in ("title", "detail")}
     if is_fragment(request):
         return page(
             request,

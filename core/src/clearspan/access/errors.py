@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from clearspan.platform.problems import DomainError
+from clearspan.platform.problems import DomainError, Forbidden
 
 
 class ScopesExceeded(DomainError):
@@ -57,6 +57,13 @@ class LooksElsewhere(DomainError):
     status = 409
     title = "You look at another tenant or mode now"
     advice = "Load the page again: it was made for the tenant and mode that you looked at before, maybe in another tab."
+class RoleForbids(Forbidden):
+    """A page that the person's role does not open."""
+
+    code = "role_forbids"
+    status = 403
+    title = "Your role does not open this"
+    advice = "Ask an owner or admin of the tenant for another role, or to do it for you."
 
 
 class StepUpRequired(DomainError):

@@ -14,7 +14,7 @@ from litestar.enums import HttpMethod
 from litestar.handlers import BaseRouteHandler, HTTPRouteHandler
 from sqlalchemy import text
 
-from clearspan.access.errors import NoTenant, SecondFactorRequired, SignInRequired, StepUpRequired
+from clearspan.access.errors import NoTenant, RoleForbids, SecondFactorRequired, SignInRequired, StepUpRequired
 from clearspan.access.keys import SCOPES, ParsedKey, digest, parse
 from clearspan.access.roles import STRONG_ROLES
 from clearspan.access.sessions import Sessions, Signed
@@ -281,12 +281,12 @@ async def _enter(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRo
     pages ask by themselves: it does not keep an idle session open.
 
     Raises:
-        SignInRequired, NoTenant, Forbidden, SecondFactorRequired, StepUpRequired.
+        SignInRequired, NoTenant, RoleForbids, SecondFactorRequired, StepUpRequired.
     """
     sessions: Sessions = connection.app.state.sessions
     signed = await sessions.enter(connection, touch=not handler.opt.get("quiet"))
     if scope not in (PUBLIC, ANY) and scope not in signed.scopes:
-        raise Forbidden(
+        raise RoleForbids(
             f"Your role, {signed.membership.role}, lacks the right '{scope}'. Ask an owner or admin for it."
         )
     if handler.opt.get("half"):

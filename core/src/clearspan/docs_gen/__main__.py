@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from clearspan.docs_gen import capabilities, configuration, declines, errors
+from clearspan.docs_gen import capabilities, configuration, declines, errors, roles, scripts
 from clearspan.settings import default_text
 
 PAGES = {
@@ -17,6 +17,8 @@ PAGES = {
     "docs/declines.md": declines.render,
     "docs/errors.md": errors.render,
     capabilities.PAGE: capabilities.render,
+    roles.PAGE: roles.render,
+    scripts.PAGE: scripts.render,
 }
 
 

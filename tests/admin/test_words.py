@@ -1,0 +1,167 @@
+"""Every text of the cockpit is in every catalogue, says the same there, and is shown in the operator's language."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from importlib import resources
+
+import httpx
+import pytest
+from jinja2 import Environment, nodes
+from tests.admin import samples
+from tests.admin.conftest import NewPerson
+from tests.conftest import Merchant
+
+from clearspan.app import Gateway
+from clearspan.platform.gate import AsgiApp
+from clearspan_admin import words, words_missing
+from clearspan_admin.words_missing import TRANSLATED, MessageId
+
+MARKED = words_missing.marked()
+CONSTANTS = {"entry.title", "title", "text", "label"}
+"""What a template may hand to ``_()`` besides a text: names of constants that Python has marked."""
+SHOWN = {"title", "placeholder", "aria-label", "alt", "data-confirm", "data-label"}
+VOID = {"meta", "link", "input", "img", "br", "hr", "path", "rect", "line", "circle", "polyline", "polygon", "ellipse"}
+AS_IT_IS = {"code", "pre", "script", "style", "kbd"}
+
+
+@pytest.mark.parametrize("language", TRANSLATED)
+def test_every_text_is_translated_and_no_translation_is_left_over(language: str) -> None:
+    """When it fails: ``make words`` prints what is missing, in the form in which the catalogues want it."""
+    assert words_missing.missing(language) == []
+    assert words_missing.unused(language) == []
+
+
+@pytest.mark.parametrize("language", TRANSLATED)
+def test_a_catalogue_is_whole(language: str) -> None:
+    """No doubtful, empty or commented-out entry, and one translation of a text, whichever area of pages needs it."""
+    said: dict[MessageId, tuple[str, str]] = {}
+    wrong = []
+    for file, catalogue in words_missing.catalogues(language).items():
+        assert catalogue.charset == "utf-8", file
+        if catalogue.obsolete:
+            wrong.append(f"{file}: {len(catalogue.obsolete)} obsolete entries")
+        for message in catalogue:
+            if not message.id:
+                continue
+            if message.fuzzy or not message.string or (isinstance(message.string, tuple) and not all(message.string)):
+                wrong.append(f"{file}: {message.id!r} is fuzzy or empty")
+            text = str(message.string)
+            other, elsewhere = said.setdefault(message.id, (text, file))
+            if other != text:
+                wrong.append(f"{message.id!r} is {text!r} in {file} and {other!r} in {elsewhere}")
+    assert wrong == []
+
+
+@pytest.mark.parametrize("language", TRANSLATED)
+def test_a_translation_has_the_placeholders_of_its_text(language: str) -> None:
+    wrong = []
+    for text, message in words_missing.translated(language).items():
+        wanted = set().union(*map(words_missing.placeholders, [text] if isinstance(text, str) else text))
+        for said in [message.string] if isinstance(message.string, str) else message.string:
+            found = words_missing.placeholders(said)
+            # A singular may say "one" in words.
+            if found != wanted and not (isinstance(text, tuple) and found < wanted):
+                wrong.append(f"{text!r}: {said!r}")
+            bare = said.replace("%%", "")
+            if wanted and bare.count("%") != len(words_missing._PLACEHOLDER.findall(bare)):
+                wrong.append(f"{text!r}: a bare % in {said!r}")
+    assert wrong == []
+
+
+def test_a_template_translates_constants_only() -> None:
+    """``_()`` takes what it is given for safe markup: a name or a message of somebody else's would be a hole."""
+    environment = Environment(extensions=["jinja2.ext.do"], autoescape=True)
+    wrong = []
+    for entry, name in words_missing._files(resources.files("clearspan_admin").joinpath("templates"), ""):
+        for call in environment.parse(entry.read_text("utf-8")).find_all(nodes.Call):
+            if not isinstance(call.node, nodes.Name) or call.node.name not in ("_", "gettext", "ngettext"):
+                continue
+            given = call.args[: 2 if call.node.name == "ngettext" else 1]
+            foreign = [
+                _named(each) for each in given if not isinstance(each, nodes.Const) and _named(each) not in CONSTANTS
+            ]
+            wrong += [f"{name}:{call.lineno} translates {each}" for each in foreign]
+    assert wrong == []
+
+
+def _named(node: nodes.Node) -> str:
+    match node:
+        case nodes.Name():
+            return node.name
+        case nodes.Getattr():
+            return f"{_named(node.node)}.{node.attr}"
+    return type(node).__name__
+
+
+class Texts(HTMLParser):
+    """Every text of a page that people see or hear, but not what stands there as it is: codes, names of languages."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: set[str] = set()
+        self._inside: list[tuple[str, bool]] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found |= {value.strip() for name, value in attrs if name in SHOWN and value}
+        if tag not in VOID:
+            self._inside.append((tag, tag in AS_IT_IS or (tag != "html" and "lang" in dict(attrs))))
+
+    def handle_endtag(self, tag: str) -> None:
+        while self._inside:
+            if self._inside.pop()[0] == tag:
+                return
+
+    def handle_data(self, data: str) -> None:
+        if data.strip() and not any(as_it_is for _, as_it_is in self._inside):
+            self.found.add(" ".join(data.split()))
+
+
+def told(language: str) -> Iterator[str]:
+    """The texts that look different in a language."""
+    for text, message in words_missing.translated(language).items():
+        if isinstance(text, str) and message.string != text and not words_missing.placeholders(text):
+            yield text
+
+
+@pytest.mark.parametrize("language", TRANSLATED)
+async def test_a_page_speaks_the_operators_language(
+    language: str, people: NewPerson, app: AsgiApp, gateway: Gateway, merchant: Merchant
+) -> None:
+    """Each page that needs no object, as an owner with this language sees it: no text of a catalogue stands there in English."""
+    person = await people("owner")
+    await gateway.operators.change(
+        await gateway.operators.get(person.operator.operator_id), locale=language, name="Ada Lovelace"
+    )
+    person.http._transport = httpx.ASGITransport(app=samples.glance(app))  # type: ignore[arg-type]
+    english = set(told(language))
+    # In every language one of these is a word of that language as well, with another meaning.
+    alike = {str(message.string) for message in words_missing.translated(language).values()}
+    left = {}
+    for page in samples.pages_of(app, "GET"):
+        if page.names and page.template != "/admin/{path}":
+            continue
+        answer = await person.http.get(page.path({}), headers={"Accept-Language": language})
+        if answer.headers.get("content-type", "").startswith("text/html") and "<!doctype html>" in answer.text:
+            assert f'<html lang="{language}"' in answer.text, page
+            left[str(page)] = sorted((Texts(answer.text).found & english) - alike)
+    assert {page: texts for page, texts in left.items() if texts} == {}
+    assert len(left) >= 3
+
+
+async def test_a_refusal_speaks_it_too(people: NewPerson, gateway: Gateway) -> None:
+    person = await people("owner", strong=False)
+    await gateway.operators.change(person.operator, locale="de_AT")
+    answer = await person.get("/")
+    assert answer.status_code == 403
+    assert "Richten Sie zuerst einen zweiten Faktor ein" in answer.text
+    assert "Inhaber, Admins und Finanzen melden sich" in answer.text
+
+
+def test_english_is_the_source() -> None:
+    assert words.translations("en").gettext("Payments") == "Payments"
+    assert words.translations("de").gettext("Payments") == "Zahlungen"
+    assert words.language_of("de_AT") == "de"
+    assert words.language_of("pt_BR") == "en"
