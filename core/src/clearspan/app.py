@@ -23,6 +23,7 @@ from clearspan.journal.checkpoint import SigningKey
 from clearspan.journal.feed import Feed
 from clearspan.journal.proofs import Proofs
 from clearspan.payments.inbox import Inbox
+from clearspan.payments.search import PaymentSearch
 from clearspan.payments.service import Payments
 from clearspan.platform.addresses import Guard, place_of
 from clearspan.platform.context import Caller
@@ -91,6 +92,7 @@ class Gateway:
         )
         self.settlements = Settlements(self.psps)
         self.payments = Payments(self.db, self.psps, master.installation, settings, self.metrics)
+        self.payment_search = PaymentSearch(self.db, self.psps, self.customers)
         self.scheduler = Scheduler(self.db, settings)
         self.collector = Collector(self.db, self.payments, settings)
         self.rebills = Rebills(self.db)
@@ -235,6 +237,7 @@ def litestar_app(gateway: Gateway) -> Litestar:
 
 SERVICES = (
     "payments",
+    "payment_search",
     "rebills",
     "dunning_plans",
     "plans",
