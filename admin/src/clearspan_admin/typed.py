@@ -1,4 +1,4 @@
-"""What people type, read as their locale writes it. What could be read in two ways is read in their locale's, and shown before it acts."""
+"""What people type, read as their locale writes it; what could be read in two ways is shown to them before it acts."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def day(text: str, zone: ZoneInfo, *, end: bool = False) -> datetime:
     """
     try:
         found = date.fromisoformat(text)
-        if not 1970 <= found.year <= 9000:  # noqa: PLR2004  (what a database and a zone can both hold)
+        if not 1970 <= found.year <= 9000:
             raise NotRead(text)
         return datetime.combine(found + timedelta(days=1) if end else found, time(), zone)
     except ValueError:

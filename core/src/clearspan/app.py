@@ -22,6 +22,7 @@ from clearspan.customers.service import Customers
 from clearspan.journal.checkpoint import SigningKey
 from clearspan.journal.feed import Feed
 from clearspan.journal.proofs import Proofs
+from clearspan.payments.approvals import Approvals
 from clearspan.payments.inbox import Inbox
 from clearspan.payments.search import PaymentSearch
 from clearspan.payments.service import Payments
@@ -93,6 +94,7 @@ class Gateway:
         self.settlements = Settlements(self.psps)
         self.payments = Payments(self.db, self.psps, master.installation, settings, self.metrics)
         self.payment_search = PaymentSearch(self.db, self.psps, self.customers)
+        self.approvals = Approvals(self.db, self.payments, settings)
         self.scheduler = Scheduler(self.db, settings)
         self.collector = Collector(self.db, self.payments, settings)
         self.rebills = Rebills(self.db)
@@ -238,6 +240,7 @@ def litestar_app(gateway: Gateway) -> Litestar:
 SERVICES = (
     "payments",
     "payment_search",
+    "approvals",
     "rebills",
     "dunning_plans",
     "plans",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -97,9 +98,9 @@ class PaymentListController(Controller):
                 found = await payment_search.find(scope, wanted.query, limit=PAGE, cursor=cursor or None)
             except InvalidRequest as error:
                 wanted.problems["cursor"] = error.detail
-        if found is not None and found.looked_for == ["id"] and len(found.rows) == 1 and set(wanted.typed) == {"q"}:
-            if not web.is_fragment(request):
-                return web.go(request, f"/payments/{found.rows[0].id}")
+        one_id = found is not None and found.looked_for == ["id"] and len(found.rows) == 1 and set(wanted.typed) == {"q"}
+        if found is not None and one_id and not web.is_fragment(request):
+            return web.go(request, f"/payments/{found.rows[0].id}")
         people: dict[UUID, Pii] = {}
         if found is not None and "customers:read" in web.who(request).scopes:
             owners = {row.payment.customer_id for row in found.rows if row.payment.customer_id is not None}
@@ -216,10 +217,8 @@ def read(request: Http, accounts: Mapping[UUID, tuple[str, str]]) -> Wanted:
         )
     elif text:
         fields["text"] = text
-        try:
+        with contextlib.suppress(typed.NotRead):
             fields["amounts"] = [typed.amount(text, locale)]
-        except typed.NotRead:
-            pass
     status = given.get("status")
     if status is not None and status not in STATUSES:
         say("status", "There is no such status; choose one of the list.")

@@ -1,7 +1,8 @@
 """Finding payments and looking at one: what people do all day. Reading only; ``payments/sql/search.sql`` does it.
 
 Whatever somebody types is taken for everything that it may be, each by an index: an id of ours, an e-mail address (by its
-keyed hash), the last digits of a card, an amount, or a word: a reference or its beginning, a PSP's reference, an invoice's number.
+keyed hash), the last digits of a card, an amount, or a word: a reference or its beginning, a PSP's reference, the number of
+an invoice.
 A page costs the same among a thousand payments and among millions; see the SQL for how, and for what ``upto`` means.
 """
 
@@ -11,7 +12,7 @@ import base64
 import binascii
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Final
 from uuid import UUID
@@ -40,7 +41,7 @@ STATUSES: Final = (
 )  # fmt: skip
 """What a payment is looked for by: its status, or the word that people use."""
 DIGITS: Final = frozenset(CURRENCIES.values())
-_ODD = {currency: digits for currency, digits in CURRENCIES.items() if digits != 2}  # noqa: PLR2004  (most have two)
+_ODD = {currency: digits for currency, digits in CURRENCIES.items() if digits != 2}
 _PREFIXES = {
     "pay": "payments",
     "op": "operations",
@@ -318,7 +319,7 @@ class PaymentSearch:
         Raises:
             InvalidRequest: the cursor is none of ours, or the text is too long.
         """
-        document: dict[str, Any] = _place(scope) | _filters(query) | _after(cursor)
+        document: dict[str, Any] = _place(scope) | _filters(query) | after(cursor)
         looked_for: list[str] = []
         if query.text.strip():
             document["text"], looked_for = await self._taken_for(scope, query)
@@ -336,13 +337,13 @@ class PaymentSearch:
             last = rows[-1].payment
             return Found(
                 rows=rows,
-                next_cursor=_cursor(last.created_at, last.payment_id),
+                next_cursor=write_cursor(last.created_at, last.payment_id),
                 looked_for=looked_for,
                 capped=answer.capped,
             )
         following = None
         if answer.upto_at is not None and answer.upto_id is not None:
-            following = _cursor(answer.upto_at, answer.upto_id)
+            following = write_cursor(answer.upto_at, answer.upto_id)
         return Found(
             rows=rows,
             next_cursor=following,
@@ -459,20 +460,23 @@ def _place(scope: Scope) -> dict[str, Any]:
     return {"tenant_id": scope.tenant_id, "live": scope.live}
 
 
-def _cursor(moment: datetime, identity: UUID) -> str:
+def write_cursor(moment: datetime, identity: UUID) -> str:
+    """Where a page ended, as text."""
     return base64.urlsafe_b64encode(f"{moment.isoformat()}|{identity}".encode()).decode().rstrip("=")
 
 
-def _after(cursor: str | None) -> dict[str, Any]:
+def after(cursor: str | None) -> dict[str, Any]:
+    """Where the next page begins, as the SQL functions take it.
+
+    Raises:
+        InvalidRequest: no cursor of ours.
+    """
     if not cursor:
         return {}
     try:
         moment, _, identity = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode().partition("|")
-        at = datetime.fromisoformat(moment)
-        if at.tzinfo is None:
-            raise ValueError
-        return {"after_at": at, "after_id": UUID(identity)}
-    except (ValueError, binascii.Error):
+        return {"after_at": datetime.fromisoformat(moment).astimezone(UTC), "after_id": UUID(identity)}
+    except (ValueError, OverflowError, binascii.Error):
         raise InvalidRequest(
             "The page's address is cut or too old; start again.", errors=[_error("cursor", "unknown")]
         ) from None
