@@ -98,7 +98,9 @@ class PaymentListController(Controller):
                 found = await payment_search.find(scope, wanted.query, limit=PAGE, cursor=cursor or None)
             except InvalidRequest as error:
                 wanted.problems["cursor"] = error.detail
-        one_id = found is not None and found.looked_for == ["id"] and len(found.rows) == 1 and set(wanted.typed) == {"q"}
+        one_id = (
+            found is not None and found.looked_for == ["id"] and len(found.rows) == 1 and set(wanted.typed) == {"q"}
+        )
         if found is not None and one_id and not web.is_fragment(request):
             return web.go(request, f"/payments/{found.rows[0].id}")
         people: dict[UUID, Pii] = {}

@@ -830,7 +830,10 @@ class Payments:
         if seen.observed in ("not_found", "not_sent", "unknown", "requires_action"):
             # The payer's time stays as it was.
             seen = msgspec.structs.replace(
-                seen, observed="requires_action", action_expires_at=operation.action_expires_at, next_action=operation.next_action
+                seen,
+                observed="requires_action",
+                action_expires_at=operation.action_expires_at,
+                next_action=operation.next_action,
             )
         await self.settle(caller, opened, seen)
 
