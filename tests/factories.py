@@ -211,6 +211,7 @@ def rows(scope: Scope) -> list[tuple[str, Row]]:
                 "reason": "promised on the telephone",
                 "asked_by": "opr_1",
                 "asked_at": now,
+                "expires_at": now,
             },
         ),
         (

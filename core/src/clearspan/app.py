@@ -27,7 +27,9 @@ from clearspan.journal.checkpoint import SigningKey
 from clearspan.journal.feed import Feed
 from clearspan.journal.plugins import PluginDesk
 from clearspan.journal.proofs import Proofs
+from clearspan.payments.approvals import Approvals
 from clearspan.payments.inbox import Inbox
+from clearspan.payments.search import PaymentSearch
 from clearspan.payments.service import Payments
 from clearspan.platform import ids
 from clearspan.platform.addresses import Guard, place_of
@@ -107,6 +109,8 @@ class Gateway:
         )
         self.settlements = Settlements(self.psps)
         self.payments = Payments(self.db, self.psps, master.installation, settings, self.metrics)
+        self.payment_search = PaymentSearch(self.db, self.psps, self.customers)
+        self.approvals = Approvals(self.db, self.payments, settings)
         self.scheduler = Scheduler(self.db, settings)
         self.collector = Collector(self.db, self.payments, settings)
         self.rebills = Rebills(self.db)
@@ -254,6 +258,8 @@ def litestar_app(gateway: Gateway) -> Litestar:
 
 SERVICES = (
     "payments",
+    "payment_search",
+    "approvals",
     "rebills",
     "dunning_plans",
     "plans",

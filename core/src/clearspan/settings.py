@@ -238,6 +238,8 @@ class PaymentSettings(_Table, frozen=True):
     quarantine_h: Annotated[int, Meta(ge=1, le=8760)]
     surplus: Literal["return", "hold"]
     second_person_above_minor: Annotated[int, Meta(ge=0, le=10**12)]
+    refund_second_person_above_minor: Annotated[int, Meta(ge=0, le=10**12)]
+    refund_step_up_above_minor: Annotated[int, Meta(ge=0, le=10**12)]
 
 
 class MandateSettings(_Table, frozen=True):

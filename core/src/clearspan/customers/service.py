@@ -244,6 +244,19 @@ class Customers:
             for customer in customers
         }
 
+    async def email_index(self, scope: Scope, email: str) -> bytes:
+        """The keyed hash by which ``customer_pii`` finds an address."""
+        return (await self._personal(scope)).index(email)
+
+    async def people(self, scope: Scope, customer_ids: Sequence[UUID]) -> dict[UUID, Pii]:
+        """What is known of these people, for a page that shows many; whoever was deleted is missing."""
+        if not customer_ids:
+            return {}
+        personal = await self._personal(scope)
+        async with self._db.begin(scope) as session:
+            rows = await PiiRows(session).among(scope, customer_ids)
+        return {row.id: personal.open(row) for row in rows}
+
     # -- payment methods --------------------------------------------------------------------------------------------
 
     async def add_method(self, caller: Caller, key: IdempotencyKey | None, body: PaymentMethodCreate) -> Answer:

@@ -301,6 +301,62 @@ class SecondPersonRequired(DomainError):
     advice = "Let somebody else send the same decision with a key of their own. Nothing was changed."
 
 
+class NothingToLookUp(DomainError):
+    """The outcome of the operation is known."""
+
+    code = "operation_decided"
+    status = 409
+    title = "The outcome of this operation is known"
+    advice = "There is nothing to ask the PSP about. Nothing was changed."
+
+
+class ApprovalRequired(DomainError):
+    """A person gives back more of a payment than one may alone."""
+
+    code = "approval_required"
+    status = 409
+    title = "A second person must approve this refund"
+    advice = (
+        "Above payments.refund_second_person_above_minor, all refunds of the payment by people taken together, ask for it on the"
+        " payment's page in the cockpit. Nothing was refunded."
+    )
+
+
+class ApprovalNotFound(DomainError):
+    """No such request of this tenant in this mode."""
+
+    code = "approval_not_found"
+    status = 404
+    title = "There is no such request for approval"
+
+
+class ApprovalPending(DomainError):
+    """There is a request about this payment already."""
+
+    code = "approval_pending"
+    status = 409
+    title = "A refund of this payment waits for approval already"
+    advice = "Let somebody decide it, or withdraw it, before you ask for another one. Nothing was changed."
+
+
+class ApprovalDecided(DomainError):
+    """Somebody was faster, or it expired."""
+
+    code = "approval_decided"
+    status = 409
+    title = "This request is decided already"
+    advice = "approval_status says how. Nothing was changed."
+
+
+class OwnApproval(DomainError):
+    """Whoever asks cannot approve."""
+
+    code = "own_approval"
+    status = 409
+    title = "Somebody else must decide this"
+    advice = "You asked for it. A colleague with the scope payments:decide approves or rejects it; you can withdraw it."
+
+
 class HasCharge(DomainError):
     """A charge is live; the caller voids instead. Never leaves the service."""
 

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
+from clearspan.payments.approvals import expire
 from clearspan.payments.inbox import Inbox
 from clearspan.payments.service import Payments
 from clearspan.platform import clock
@@ -50,6 +51,14 @@ async def unwind_charges(ctx: Context, *, tenant_id: str, live: bool) -> int:
     return await payments.unwind(scope, ctx["request_id"], settings.worker.sweep_batch)
 
 
+async def expire_approvals(ctx: Context, *, tenant_id: str, live: bool) -> int:
+    """End requests for a second person that nobody decided in time; returns how many."""
+    db: Database = ctx["db"]
+    settings: Settings = ctx["settings"]
+    scope = Scope(tenant_id=UUID(tenant_id), live=live)
+    return await expire(db, scope, ctx["request_id"], settings.worker.sweep_batch)
+
+
 async def expire_keys(ctx: Context, *, tenant_id: str, live: bool) -> int:
     """Forget the answers kept under idempotency keys that are older than the replay window; the keys stay spent."""
     db: Database = ctx["db"]
@@ -68,6 +77,7 @@ JOBS = {
     "recover_operations": recover_operations,
     "apply_webhooks": apply_webhooks,
     "unwind_charges": unwind_charges,
+    "expire_approvals": expire_approvals,
     "expire_keys": expire_keys,
 }
 """By the name that ``due_work`` gives them."""

@@ -789,6 +789,54 @@ class Payments:
             for look in ended:
                 look.result()
 
+    async def look_now(self, caller: Caller, payment_id: str, operation_id: str) -> bool:
+        """Ask the PSP now about one operation whose outcome is open, by the rules of recovery: it is sent again only under the
+        same key and only where those allow it; a payer's action is looked up and left to the payer.
+
+        Returns:
+            whether the PSP has been asked within ``payments.wait_budget_s``; else that goes on.
+
+        Raises:
+            PaymentNotFound, OperationNotFound, NothingToLookUp; InProgress: somebody is at it.
+        """
+        now = clock.now()
+        payments = self._settings.payments
+        margin_s = self._settings.idempotency.lease_s - payments.psp_timeout_s
+        document = self._document(caller, None, now) | {
+            "payment_id": _payment_id(payment_id),
+            "operation_id": _operation_id(operation_id),
+            "lease_token": clock.new_uuid(),
+            "lease_until": now + timedelta(seconds=recovery.CALLS * payments.psp_timeout_s + margin_s),
+        }
+        opened = _OPENED.decode(await self._db.call("operation_look", document))
+        task = asyncio.create_task(self._look_once(caller, opened))
+        self._under_way.add(task)
+        task.add_done_callback(self._finished)
+        done, _ = await asyncio.wait({task}, timeout=payments.wait_budget_s)
+        if done:
+            task.result()
+        return bool(done)
+
+    async def _look_once(self, caller: Caller, opened: Opened) -> None:
+        operation, sending = opened.operation, opened.sending
+        assert operation is not None
+        assert sending is not None
+        if operation.state is not OperationState.REQUIRES_ACTION:
+            await self._recover_one(caller, opened)
+            return
+        seen = Observation(observed="requires_action", source="system", code="no_lookup")
+        if await self.can_look_up(caller.scope, operation, sending):
+            seen = await self.look_up(caller.scope, operation, sending)
+        if seen.observed in ("not_found", "not_sent", "unknown", "requires_action"):
+            # The payer's time stays as it was.
+            seen = msgspec.structs.replace(
+                seen,
+                observed="requires_action",
+                action_expires_at=operation.action_expires_at,
+                next_action=operation.next_action,
+            )
+        await self.settle(caller, opened, seen)
+
     async def _claim(self, caller: Caller, most: int) -> list[Opened]:
         """Due operations to look at now, none beyond what their accounts may be asked at once."""
         if most <= 0:
@@ -1408,6 +1456,8 @@ class Payments:
             "request_id": caller.request_id,
             "event_ids": [clock.new_uuid(), clock.new_uuid(), clock.new_uuid()],
         }
+        if caller.actor_type == "operator":
+            document["refund_second_person_above_minor"] = self._settings.payments.refund_second_person_above_minor
         if key is not None:
             lease = self._lease_fields(now)
             document["idempotency"] = key.document(lease_token=lease["lease_token"], lease_until=lease["lease_until"])

@@ -115,18 +115,27 @@ CREATE TABLE approvals (
     amount_minor bigint      NOT NULL CHECK (amount_minor > 0),
     currency     text        NOT NULL,
     reason       text        NOT NULL CHECK (length(reason) BETWEEN 1 AND 500),
-    status       text        NOT NULL DEFAULT 'open' CHECK (status IN ('open', 'approved', 'rejected', 'expired')),
+    status       text        NOT NULL DEFAULT 'open' CHECK (status IN ('open', 'approved', 'rejected', 'withdrawn', 'expired')),
     asked_by     text        NOT NULL,
     asked_at     timestamptz NOT NULL,
+    expires_at   timestamptz NOT NULL,
     decided_by   text,
     decided_at   timestamptz,
     decision     text        NOT NULL DEFAULT '' CHECK (length(decision) <= 500),
+    operation_id uuid,       -- what was done when it was approved
+    sequence     integer     NOT NULL DEFAULT 1,
     PRIMARY KEY (tenant_id, live, approval_id),
     FOREIGN KEY (tenant_id, live, subject_id) REFERENCES payment_intents,
     CHECK ((status = 'open') = (decided_at IS NULL)),
-    CHECK (decided_by IS DISTINCT FROM asked_by)
+    FOREIGN KEY (tenant_id, live, operation_id) REFERENCES operations,
+    CHECK ((status = 'approved') = (operation_id IS NOT NULL)),
+    CHECK (status = 'withdrawn' OR decided_by IS DISTINCT FROM asked_by)
 );
+CREATE INDEX approvals_newest ON approvals (tenant_id, live, asked_at DESC, approval_id DESC);
 CREATE INDEX approvals_open ON approvals (tenant_id, live, asked_at) WHERE status = 'open';
+CREATE INDEX approvals_due ON approvals (expires_at) WHERE status = 'open';
+CREATE INDEX approvals_of_payment ON approvals (tenant_id, live, subject_id, asked_at);
+CREATE INDEX approvals_by_operation ON approvals (tenant_id, live, operation_id) WHERE operation_id IS NOT NULL;
 CREATE UNIQUE INDEX one_open_approval ON approvals (tenant_id, live, subject_id) WHERE status = 'open';
 
 ALTER TABLE memberships ENABLE ROW LEVEL SECURITY;
@@ -147,3 +156,17 @@ CREATE INDEX disputes_open ON disputes (tenant_id, live, status, evidence_due_at
 CREATE INDEX notices_failed ON notices (tenant_id, live, updated_at) WHERE state = 'failed';
 CREATE INDEX webhook_inbox_of_tenant ON webhook_inbox (tenant_id, live, state, received_at) WHERE state IN ('parked', 'needs_attention');
 CREATE INDEX rebill_tries_newest ON rebill_tries (tenant_id, live, at);
+-- What people look for payments by (payments/sql/search.sql). References are compared as bytes, so that a beginning is a range. The
+-- states that few payments are in have indexes of their own; what succeeded is found among the newest.
+CREATE INDEX payment_intents_by_amount ON payment_intents (tenant_id, live, amount_minor, created_at DESC, payment_id DESC);
+CREATE INDEX payment_intents_by_reference_text ON payment_intents (tenant_id, live, reference COLLATE "C", created_at DESC, payment_id DESC)
+    WHERE reference IS NOT NULL;
+CREATE INDEX payment_intents_by_status ON payment_intents (tenant_id, live, status, created_at DESC, payment_id DESC)
+    WHERE status <> 'succeeded';
+CREATE INDEX payment_intents_failed ON payment_intents (tenant_id, live, created_at DESC, payment_id DESC)
+    WHERE status = 'requires_payment_method' AND last_error IS NOT NULL;
+CREATE INDEX payment_intents_refunded ON payment_intents (tenant_id, live, created_at DESC, payment_id DESC) WHERE refunded_minor > 0;
+CREATE INDEX payment_intents_disputed ON payment_intents (tenant_id, live, created_at DESC, payment_id DESC) WHERE disputed_minor > 0;
+CREATE INDEX payment_intents_unknown ON payment_intents (tenant_id, live, created_at DESC, payment_id DESC) WHERE outcome = 'unknown';
+CREATE INDEX payment_methods_by_last4 ON payment_methods (tenant_id, live, last4, created_at DESC);
+CREATE INDEX webhook_inbox_of_payment ON webhook_inbox (tenant_id, live, payment_id, received_at DESC) WHERE payment_id IS NOT NULL;

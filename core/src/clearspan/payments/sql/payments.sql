@@ -633,6 +633,9 @@ BEGIN
         IF lacking ? missing THEN
             PERFORM refuse_{{v}}('not_offered_by_psp', detail || jsonb_build_object('capability', missing));
         END IF;
+        IF want = 'refund' AND p->>'actor_type' = 'operator' AND p->>'approval_id' IS NULL THEN
+            PERFORM refund_alone_{{v}}(p, pay, COALESCE(asked, left_minor));
+        END IF;
         p := jsonb_set(p, '{operation,psp_account_id}', to_jsonb(charge.psp_account_id));
         op := operation_insert_{{v}}(p, pay, want, COALESCE(asked, left_minor), charge.operation_id);
     END IF;

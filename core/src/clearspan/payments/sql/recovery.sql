@@ -51,3 +51,35 @@ BEGIN
       AND lease_until > (p->>'now')::timestamptz AND state IN ('submitted', 'unknown');
     RETURN to_jsonb(FOUND);
 END $$;
+
+-- Take one operation whose outcome is open under a lease, because a person wants to know now. The sweeps' distances stay as they are.
+CREATE OR REPLACE FUNCTION operation_look_{{v}}(p jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+    moment timestamptz := (p->>'now')::timestamptz;
+    pay payment_intents;
+    op operations;
+BEGIN
+    PERFORM enter_{{v}}(p);
+    SELECT * INTO pay FROM payment_intents
+    WHERE tenant_id = (p->>'tenant_id')::uuid AND live = (p->>'live')::boolean AND payment_id = (p->>'payment_id')::uuid FOR UPDATE;
+    IF pay.payment_id IS NULL THEN
+        PERFORM refuse_{{v}}('payment_not_found');
+    END IF;
+    SELECT * INTO op FROM operations o
+    WHERE o.tenant_id = pay.tenant_id AND o.live = pay.live AND o.payment_id = pay.payment_id
+      AND o.operation_id = (p->>'operation_id')::uuid FOR UPDATE;
+    IF op.operation_id IS NULL THEN
+        PERFORM refuse_{{v}}('operation_not_found');
+    ELSIF op.state NOT IN ('prepared', 'submitted', 'requires_action', 'pending', 'unknown', 'needs_review') THEN
+        PERFORM refuse_{{v}}('operation_decided', jsonb_build_object('operation_state', op.state));
+    ELSIF op.lease_until > moment THEN
+        PERFORM refuse_{{v}}('payment_in_progress', jsonb_build_object('payment_status', pay.status));
+    END IF;
+    UPDATE operations SET lease_token = (p->>'lease_token')::uuid, lease_until = (p->>'lease_until')::timestamptz,
+        sweep_at = (p->>'lease_until')::timestamptz, updated_at = moment
+    WHERE tenant_id = op.tenant_id AND live = op.live AND operation_id = op.operation_id RETURNING * INTO op;
+    PERFORM journal_write_{{v}}(p, (p->'event_ids'->>0)::uuid, 'operation.lookup_requested', 'operation', op.operation_id, pay.sequence,
+        pay.customer_id, jsonb_build_object('payment_id', pay.payment_id, 'state', op.state));
+    RETURN jsonb_build_object('payment', to_jsonb(pay), 'operation', to_jsonb(op), 'sending', sending_{{v}}(op),
+        'operations', operations_of_{{v}}(pay));
+END $$;

@@ -28,6 +28,11 @@ BEGIN
             SELECT tenant_id, live FROM payment_intents WHERE unwind_at <= moment ORDER BY unwind_at LIMIT most) AS unwanted
         GROUP BY tenant_id, live
         UNION ALL
+        SELECT tenant_id, live, 'expire_approvals', count(*) FROM (
+            SELECT tenant_id, live FROM approvals WHERE status = 'open' AND expires_at <= moment
+            ORDER BY expires_at LIMIT most) AS unanswered
+        GROUP BY tenant_id, live
+        UNION ALL
         SELECT tenant_id, live, 'plan_subscriptions', count(*) FROM (
             SELECT tenant_id, live FROM subscriptions WHERE next_at <= moment AND test_clock_id IS NULL
             ORDER BY next_at LIMIT most) AS periods
