@@ -22,6 +22,7 @@ from clearspan.customers.service import Customers
 from clearspan.journal.checkpoint import SigningKey
 from clearspan.journal.feed import Feed
 from clearspan.journal.proofs import Proofs
+from clearspan.journal.service import Trail
 from clearspan.payments.inbox import Inbox
 from clearspan.payments.service import Payments
 from clearspan.platform.addresses import Guard, place_of
@@ -77,6 +78,7 @@ class Gateway:
         self.metrics = Metrics()
         self.db = Database(app_url, settings.database)
         self.tenants = Tenants(self.db, master)
+        self.trail = Trail(self.db)
         self.authenticator = Authenticator(self.db, master.derive("api-key-pepper"), settings.access)
         self.api_keys = ApiKeys(self.db, master.derive("api-key-pepper"), settings.access, self.authenticator)
         secure = settings.server.public_url.startswith("https:")
@@ -237,6 +239,8 @@ SERVICES = (
     "payments",
     "rebills",
     "dunning_plans",
+    "notices",
+    "trail",
     "plans",
     "coupons",
     "billing",

@@ -140,3 +140,16 @@ ALTER TABLE approvals FORCE ROW LEVEL SECURITY;
 CREATE POLICY of_tenant ON approvals USING (tenant_id = app_tenant() AND live = app_live());
 CREATE POLICY of_system ON approvals FOR SELECT TO CURRENT_USER USING (app_system());
 GRANT SELECT, INSERT, UPDATE ON approvals TO {{app_role}};
+
+-- The dunning board (rebills/sql/board.sql): each column in the order in which it is shown; and the recovery report.
+CREATE INDEX rebills_at_risk ON rebills (tenant_id, live, (COALESCE(next_at, 'infinity'::timestamptz)), invoice_id)
+    WHERE state IN ('decide', 'waiting') AND first_failed_at IS NOT NULL;
+CREATE INDEX rebills_recovering ON rebills (tenant_id, live, next_at, invoice_id)
+    WHERE state IN ('due', 'claimed') AND first_failed_at IS NOT NULL;
+CREATE INDEX rebills_recovered ON rebills (tenant_id, live, updated_at DESC, invoice_id DESC)
+    WHERE state = 'settled' AND first_failed_at IS NOT NULL;
+CREATE INDEX rebills_lost ON rebills (tenant_id, live, updated_at DESC, invoice_id DESC)
+    WHERE state IN ('exhausted', 'stopped') AND first_failed_at IS NOT NULL;
+CREATE INDEX rebills_failed ON rebills (tenant_id, live, first_failed_at) WHERE first_failed_at IS NOT NULL;
+-- What is left to be paid, newest first.
+CREATE INDEX invoices_unpaid ON invoices (tenant_id, live, invoice_id) WHERE status IN ('open', 'uncollectible');
