@@ -19,7 +19,11 @@ from clearspan.customers.service import Customers
 from clearspan.journal.schemas import AuditEntry
 from clearspan.journal.service import AuditQuery, Trail
 from clearspan.platform import clock, ids
+from clearspan.platform.context import Scope
 from clearspan.platform.problems import DomainError, InvalidRequest
+from clearspan.rebills.dunning import DunningPlans
+from clearspan.rebills.plans import BUILT_IN
+from clearspan.rebills.schemas import RebillOut
 from clearspan.sdk import CURRENCIES
 from clearspan_admin import web
 from clearspan_admin.shown import Shown
@@ -245,12 +249,22 @@ async def names_of(request: Http, customers: Customers, rows: Sequence[Any]) -> 
     return {one.id: one.name or one.email or one.reference or "" for one in found.values()}
 
 
+async def final_action_of(plans: DunningPlans, scope: Scope, rebill: RebillOut) -> str:
+    """What the dunning plan of a rebill does on its last day."""
+    if rebill.plan is None or rebill.plan.id is None:
+        return BUILT_IN.final_action
+    found = await plans.get(scope, ids.decode("dun", rebill.plan.id), rebill.plan.version)
+    return found.plan.final_action
+
+
 async def history_of(request: Http, trail: Trail, *, subject: str = "", customer: str = "") -> list[AuditEntry] | None:
     """The newest entries about something; ``None`` for who may read neither the events nor the trail."""
     if not web.who(request).scopes & {"audit:read", "events:read"}:
         return None
     query = AuditQuery(subject=subject or None, customer=customer or None)
-    return (await trail.search(web.caller_of(request).scope, query, limit=20)).data
+    found = (await trail.search(web.caller_of(request).scope, query, limit=40)).data
+    # What the calls to a PSP went through stands with their payment.
+    return [entry for entry in found if entry.subject.type != "operation"][:20]
 
 
 # -- Forms ----------------------------------------------------------------------------------------------------------------------
