@@ -27,6 +27,7 @@ from clearspan.journal.checkpoint import SigningKey
 from clearspan.journal.feed import Feed
 from clearspan.journal.plugins import PluginDesk
 from clearspan.journal.proofs import Proofs
+from clearspan.journal.service import Trail
 from clearspan.payments.approvals import Approvals
 from clearspan.payments.inbox import Inbox
 from clearspan.payments.search import PaymentSearch
@@ -87,6 +88,7 @@ class Gateway:
         self.db = Database(app_url, settings.database)
         self.plugin_desk = PluginDesk(self.db, plugins, settings.plugins)
         self.tenants = Tenants(self.db, master)
+        self.trail = Trail(self.db)
         secure = settings.server.public_url.startswith("https:")
         self.sessions = Sessions(self.db, master, settings.access, secure=secure)
         tokens = AccessTokens(master, settings.server.public_url, settings.access.token_ttl_min * 60)
@@ -262,6 +264,8 @@ SERVICES = (
     "approvals",
     "rebills",
     "dunning_plans",
+    "notices",
+    "trail",
     "plans",
     "coupons",
     "billing",

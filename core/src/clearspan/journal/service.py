@@ -129,6 +129,17 @@ async def search(db: Database, scope: Scope, query: AuditQuery, *, limit: int, c
     )
 
 
+class Trail:
+    """The audit trail of a tenant in one mode, for whoever has no connection of his own."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    async def search(self, scope: Scope, query: AuditQuery, *, limit: int = 50, cursor: str | None = None) -> AuditList:
+        """As ``search``."""
+        return await search(self._db, scope, query, limit=limit, cursor=cursor)
+
+
 def _conditions(scope: Scope, query: AuditQuery) -> list[ColumnElement[bool]]:
     columns = journal.c
     found: list[ColumnElement[bool]] = []

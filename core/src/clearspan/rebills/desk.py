@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -17,18 +19,38 @@ from clearspan.platform.context import Caller, Scope
 from clearspan.platform.db import Database
 from clearspan.platform.idempotency import Answer, IdempotencyKey, KeyMissing, once
 from clearspan.platform.orm import read_cursor, write_cursor
+from clearspan.platform.problems import InvalidRequest
 from clearspan.rebills.errors import RebillNotFound
 from clearspan.rebills.schemas import (
+    BoardColumn,
+    BoardFilters,
+    BoardRow,
+    BoardTotal,
     Read,
     RebillExplained,
     RebillList,
     RecoveryOut,
     Row,
+    board_card,
     explained,
     rebill_out,
     recovery_out,
 )
 
+BOARD = ("at_risk", "recovering", "recovered", "lost")
+"""The columns of the dunning board."""
+BOARD_SCAN = 1_000
+BOARD_COUNTED = 10_000
+
+
+class _Board(msgspec.Struct, frozen=True):
+    cards: list[BoardRow]
+    next_at: str | None = None
+    next_id: UUID | None = None
+
+
+_BOARD = msgspec.json.Decoder(_Board)
+_TOTALS = msgspec.json.Decoder(list[BoardTotal])
 _ROWS = msgspec.json.Decoder(list[Row])
 _READ = msgspec.json.Decoder(Read | None)
 
@@ -92,6 +114,34 @@ class Rebills:
         found = await self._db.call("rebill_recovery", _place(scope) | {"since": since, "until": until})
         return recovery_out(msgspec.json.decode(found), live=scope.live, since=since, until=until)
 
+    async def board(
+        self, scope: Scope, column: str, since: datetime, filters: BoardFilters, limit: int, cursor: str | None
+    ) -> BoardColumn:
+        """A page of a column of the dunning board (``board.sql`` says which there are).
+
+        It costs its rows, wherever it begins; with filters, up to ``BOARD_SCAN`` rows are looked through.
+
+        Args:
+            since: of what was recovered or lost.
+
+        Raises:
+            InvalidRequest: the cursor is none of ours.
+        """
+        assert column in BOARD, column
+        filtered = filters.document
+        document = _place(scope) | filtered | _read_place(cursor)
+        # Of what was given up some was taken back (void): that is looked through, too.
+        scan = BOARD_SCAN if filtered or column == "lost" else limit + 1
+        document |= {"column": column, "since": since, "limit": limit, "scan": scan}
+        found = _BOARD.decode(await self._db.call("rebill_board", document))
+        place = None if found.next_at is None else _write_place(found.next_at, found.next_id)
+        return BoardColumn(cards=[board_card(row) for row in found.cards], next_cursor=place)
+
+    async def board_totals(self, scope: Scope, since: datetime, filters: BoardFilters) -> Sequence[BoardTotal]:
+        """Invoices and money of each column and currency; of a column ``BOARD_COUNTED`` invoices are counted at most."""
+        document = _place(scope) | filters.document | {"since": since, "scan": BOARD_COUNTED}
+        return _TOTALS.decode(await self._db.call("rebill_board_totals", document))
+
     async def retry(self, caller: Caller, key: IdempotencyKey | None, invoice_id: UUID) -> Answer:
         """Charge now instead of when the plan says. It is put first in line, and charged within seconds.
 
@@ -153,3 +203,21 @@ async def _call(session: AsyncSession, function: str, document: dict[str, Any]) 
 
 def _place(scope: Scope) -> dict[str, Any]:
     return {"tenant_id": scope.tenant_id, "live": scope.live}
+
+
+def _write_place(at: str, invoice_id: UUID | None) -> str:
+    return base64.urlsafe_b64encode(f"{at}~{invoice_id}".encode()).decode().rstrip("=")
+
+
+def _read_place(cursor: str | None) -> dict[str, Any]:
+    if cursor is None:
+        return {}
+    try:
+        said = base64.b64decode(cursor.encode() + b"=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode()
+        at, _, invoice_id = said.partition("~")
+        if at != "infinity":
+            datetime.fromisoformat(at)
+        return {"after_at": at, "after_id": UUID(invoice_id)}
+    except (binascii.Error, ValueError):
+        message = "This is no cursor of a column: take next_cursor from the page before, unchanged."
+        raise InvalidRequest(message, errors=[{"path": "cursor", "message": message}]) from None

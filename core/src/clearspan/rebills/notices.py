@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from email.errors import HeaderParseError
 from email.headerregistry import Address
@@ -23,6 +23,7 @@ from uuid import UUID
 import jinja2
 import msgspec
 import structlog
+from sqlalchemy import ColumnElement
 
 from clearspan.customers.service import Customers
 from clearspan.platform import clock, ids
@@ -30,6 +31,8 @@ from clearspan.platform.context import Scope
 from clearspan.platform.db import Database
 from clearspan.platform.problems import NotFound
 from clearspan.rebills.mail import Mailer, MailNotSent, new_message
+from clearspan.rebills.notices_models import NoticeRow, NoticeRows
+from clearspan.rebills.notices_schemas import NoticeFilters, NoticeList, notice_out
 from clearspan.settings import MailSettings
 from clearspan.subscriptions import languages
 from clearspan.subscriptions.documents import Documents, Party, clean
@@ -115,6 +118,22 @@ class Notices:
         self._customers = customers
         self._mailer = mailer
         self._settings = settings
+
+    async def list(self, scope: Scope, filters: NoticeFilters, limit: int, cursor: str | None) -> NoticeList:
+        """Mails to customers, newest first: sent, waiting, given up, or not sent and why.
+
+        Raises:
+            InvalidRequest: the cursor is none of ours.
+        """
+        conditions: Sequence[ColumnElement[bool]] = [
+            *([] if filters.invoice_id is None else [NoticeRow.invoice_id == filters.invoice_id]),
+            *([] if filters.customer_id is None else [NoticeRow.customer_id == filters.customer_id]),
+            *([] if filters.state is None else [NoticeRow.state == filters.state]),
+        ]
+        async with self._db.begin(scope) as session:
+            page = await NoticeRows(session).page(scope, *conditions, limit=limit, cursor=cursor)
+        data = [notice_out(row) for row in page.rows]
+        return NoticeList(object="list", data=data, has_more=page.next_cursor is not None, next_cursor=page.next_cursor)
 
     async def send(
         self, scope: Scope, request_id: str, *, at: datetime | None = None, test_clock_id: UUID | None = None

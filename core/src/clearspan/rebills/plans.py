@@ -14,6 +14,8 @@ from uuid import UUID
 import msgspec
 from msgspec import Meta
 
+from clearspan.sdk import DECLINES, DeclineClass
+
 Day = Annotated[int, Meta(ge=1, le=60)]
 BUILT_IN_VERSION = 1
 """Of the plan that comes with Clearspan; a release that changes it counts on."""
@@ -105,3 +107,15 @@ def problems(plan: DunningPlan) -> Iterator[tuple[str, str]]:
 def held_out(plan: DunningPlan, invoice_id: UUID) -> bool:
     """Whether an invoice is in the control group: by a hash of its id, so the same wherever it is asked."""
     return int.from_bytes(hashlib.sha256(b"holdout" + invoice_id.bytes).digest()[:8], "big") % 10_000 < plan.holdout_bp
+
+
+def tries_planned(plan: DunningPlan, code: str | None, *, held_out: bool) -> int:
+    """How many charges of one card the plan allows in all after a decline with this code, the first one included.
+
+    Technical tries come on top and the schemes' limits may allow less: it is for people to see how far along they are.
+    """
+    most = 1 + len(plan.control_days if held_out else plan.soft_days)
+    found = DECLINES.get(code or "")
+    if found is not None and found.kind is DeclineClass.GENERIC:
+        return min(most, plan.generic_tries)
+    return min(most, plan.restricted_tries) if code == "restricted_card" else most

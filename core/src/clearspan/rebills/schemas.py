@@ -12,7 +12,8 @@ from msgspec import Meta
 
 from clearspan.platform import ids
 from clearspan.rebills.models import Decision, sentence
-from clearspan.rebills.plans import BUILT_IN, BUILT_IN_NAME, BUILT_IN_VERSION, DunningPlan
+from clearspan.rebills.plans import BUILT_IN, BUILT_IN_NAME, BUILT_IN_VERSION, DunningPlan, tries_planned
+from clearspan.sdk import DECLINES, DeclineClass
 
 State = Literal["due", "claimed", "decide", "waiting", "settled", "exhausted", "stopped"]
 Text = Annotated[str, Meta(min_length=1, max_length=500, pattern=r"^[^\x00]+$", examples=["Paid by bank transfer."])]
@@ -135,6 +136,65 @@ class RebillList(msgspec.Struct, frozen=True, kw_only=True):
     next_cursor: str | None
 
 
+class BoardCard(RebillOut, frozen=True, kw_only=True):
+    """An unpaid invoice on the dunning board.
+
+    Attributes:
+        what: names of what is subscribed.
+        subscription_status: of the subscription.
+        asked_minor: what the invoice asked for; ``amount_minor`` is what is left of it after credit notes.
+        tries_planned: see ``plans.tries_planned``.
+        final_action: of the dunning plan.
+    """
+
+    what: str | None
+    subscription_status: str
+    asked_minor: int
+    tries_planned: int
+    final_action: str
+
+
+class BoardColumn(msgspec.Struct, frozen=True, kw_only=True):
+    """A page of a column; with filters there may be few cards, even none, and more behind ``next_cursor``."""
+
+    cards: list[BoardCard]
+    next_cursor: str | None
+
+
+class BoardTotal(msgspec.Struct, frozen=True, kw_only=True):
+    """Invoices of a column in one currency."""
+
+    column: str
+    currency: str
+    invoices: int
+    amount_minor: int
+
+
+class BoardFilters(msgspec.Struct, frozen=True, kw_only=True):
+    """Which invoices stand on the board; all must hold.
+
+    Attributes:
+        plan_id: with an item of this plan.
+        dunning_plan_id, built_in: that go by this dunning plan, or by the one that comes with Clearspan.
+        kind: class of the last decline.
+    """
+
+    plan_id: UUID | None = None
+    dunning_plan_id: UUID | None = None
+    built_in: bool = False
+    kind: DeclineClass | None = None
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """As ``board.sql`` takes them."""
+        found: dict[str, Any] = {"plan_id": self.plan_id, "dunning_plan_id": self.dunning_plan_id}
+        if self.built_in:
+            found["built_in"] = True
+        if self.kind is not None:
+            found["codes"] = [code for code, decline in DECLINES.items() if decline.kind is self.kind]
+        return {name: value for name, value in found.items() if value is not None}
+
+
 class RebillStop(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Why an invoice is not collected any more."""
 
@@ -204,6 +264,15 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     stopped_because: str | None = None
     created_at: datetime
     updated_at: datetime
+
+
+class BoardRow(Row, frozen=True, kw_only=True):
+    """``rebill_board``."""
+
+    what: str | None = None
+    subscription_status: str
+    asked_minor: int
+    plan: DunningPlan | None = None
 
 
 class TryRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -285,6 +354,19 @@ def _fields(row: Row) -> dict[str, Any]:
 def rebill_out(row: Row) -> RebillOut:
     """As the API shows it."""
     return RebillOut(**_fields(row))
+
+
+def board_card(row: BoardRow) -> BoardCard:
+    """As the board shows it."""
+    plan = row.plan or BUILT_IN
+    return BoardCard(
+        **_fields(row),
+        what=row.what,
+        subscription_status=row.subscription_status,
+        asked_minor=row.asked_minor,
+        tries_planned=tries_planned(plan, row.last_code, held_out=row.held_out),
+        final_action=plan.final_action,
+    )
 
 
 def explained(read: Read) -> RebillExplained:

@@ -41,13 +41,15 @@ from clearspan.subscriptions.pay_links import PayLinks
 
 
 class InvoiceFilters(msgspec.Struct, frozen=True, kw_only=True):
-    """What invoices are searched by; all must hold. Times are aware. ``due``: something is, or nothing is, left to pay."""
+    """What invoices are searched by; all must hold. Times are aware. ``due``: something is, or nothing is, left to pay.
+    ``opened_before``: they asked for money before this moment."""
 
     customer_id: UUID | None = None
     subscription_id: UUID | None = None
     status: str | None = None
     number: str | None = None
     due: bool | None = None
+    opened_before: datetime | None = None
     created_after: datetime | None = None
     created_before: datetime | None = None
 
@@ -171,6 +173,8 @@ class Invoices:
         if filters.due is not None:
             due = Invoice.status.in_(("open", "uncollectible")) & (Invoice.due_minor > Invoice.credited_minor)
             conditions.append(due if filters.due else ~due)
+        if filters.opened_before is not None:
+            conditions.append(Invoice.opened_at < filters.opened_before)
         if filters.created_after is not None:
             conditions.append(Invoice.created_at > filters.created_after)
         if filters.created_before is not None:

@@ -170,3 +170,15 @@ CREATE INDEX payment_intents_disputed ON payment_intents (tenant_id, live, creat
 CREATE INDEX payment_intents_unknown ON payment_intents (tenant_id, live, created_at DESC, payment_id DESC) WHERE outcome = 'unknown';
 CREATE INDEX payment_methods_by_last4 ON payment_methods (tenant_id, live, last4, created_at DESC);
 CREATE INDEX webhook_inbox_of_payment ON webhook_inbox (tenant_id, live, payment_id, received_at DESC) WHERE payment_id IS NOT NULL;
+-- The dunning board (rebills/sql/board.sql): each column in the order in which it is shown; and the recovery report.
+CREATE INDEX rebills_at_risk ON rebills (tenant_id, live, (COALESCE(next_at, 'infinity'::timestamptz)), invoice_id)
+    WHERE state IN ('decide', 'waiting') AND first_failed_at IS NOT NULL;
+CREATE INDEX rebills_recovering ON rebills (tenant_id, live, next_at, invoice_id)
+    WHERE state IN ('due', 'claimed') AND first_failed_at IS NOT NULL;
+CREATE INDEX rebills_recovered ON rebills (tenant_id, live, updated_at DESC, invoice_id DESC)
+    WHERE state = 'settled' AND first_failed_at IS NOT NULL;
+CREATE INDEX rebills_lost ON rebills (tenant_id, live, updated_at DESC, invoice_id DESC)
+    WHERE state IN ('exhausted', 'stopped') AND first_failed_at IS NOT NULL;
+CREATE INDEX rebills_failed ON rebills (tenant_id, live, first_failed_at) WHERE first_failed_at IS NOT NULL;
+-- What is left to be paid, newest first.
+CREATE INDEX invoices_unpaid ON invoices (tenant_id, live, invoice_id) WHERE status IN ('open', 'uncollectible');
