@@ -19,6 +19,8 @@ from clearspan.access.service import ApiKeys
 from clearspan.access.sessions import Sessions
 from clearspan.customers.mandates import Mandates
 from clearspan.customers.service import Customers
+from clearspan.desk.job_queue import JobQueue
+from clearspan.desk.service import Desk
 from clearspan.journal.checkpoint import SigningKey
 from clearspan.journal.feed import Feed
 from clearspan.journal.proofs import Proofs
@@ -69,9 +71,12 @@ class Gateway:
         app_url: how the application connects to PostgreSQL.
         master: the installation's master key.
         plugins: loaded and checked.
+        redis_url: the queue, for those who look at it; empty when it is not known here.
     """
 
-    def __init__(self, settings: Settings, app_url: str, master: MasterKey, plugins: Plugins) -> None:
+    def __init__(
+        self, settings: Settings, app_url: str, master: MasterKey, plugins: Plugins, redis_url: str = ""
+    ) -> None:
         self.settings = settings
         self.plugins = plugins
         self.metrics = Metrics()
@@ -120,6 +125,8 @@ class Gateway:
         self.inbox = Inbox(self.db, self.payments, settings)
         self.psp_webhooks = PspWebhooks(self.db, self.tenants, self.psps, settings.psps, self.metrics)
         self.psp_webhooks.wake = self.inbox.wake
+        self.desk = Desk(self.db, self.payments, self.psp_webhooks)
+        self.job_queue = JobQueue(redis_url, self.db)
         self.feed = Feed(self.db, settings.events, settings.server.sse_streams_max)
         self.audit_key = SigningKey.of(master, settings.audit.origin)
         self.proofs = Proofs(self.db, self.audit_key, self.metrics, settings.audit.push_to)
@@ -259,6 +266,8 @@ SERVICES = (
     "webhooks",
     "feed",
     "proofs",
+    "desk",
+    "job_queue",
     "plugins",
     "db",
     "metrics",

@@ -13,7 +13,7 @@ from functools import cache
 from importlib import resources
 
 PLACEHOLDER = "{{v}}"
-MODULES = ("payments", "ledger", "psps", "webhooks", "access", "journal", "tenants", "subscriptions", "rebills")
+MODULES = ("payments", "ledger", "psps", "webhooks", "access", "journal", "tenants", "subscriptions", "rebills", "desk")
 
 
 @cache
