@@ -33,8 +33,8 @@ async def parked(sql: Connection, caller: Caller, count: int, account: UUID, **r
     """So many messages of a PSP that match nothing here."""
     scope, now = caller.scope, clock.now()
     await sql.execute(
-        "INSERT INTO webhook_inbox (tenant_id, live, inbox_id, psp_account_id, event_key, type, news, body_hash, state, note, tries,"
-        " due_at, received_at, updated_at)"
+        "INSERT INTO webhook_inbox (tenant_id, live, inbox_id, psp_account_id, event_key, type, news, body_hash, state, note,"
+        " tries, due_at, received_at, updated_at)"
         " SELECT $1, $2, n, $3, n::text, $4, $5::jsonb, 'hash', $6, $7, 4,"
         " CASE WHEN $6 = 'parked' THEN $8::timestamptz + interval '1 day' END, $8, $8 FROM unnest($9::uuid[]) AS n",
         scope.tenant_id,

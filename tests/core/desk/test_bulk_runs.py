@@ -208,12 +208,22 @@ async def test_a_row_that_refuses_is_counted_and_holds_up_nobody(
     place = {"tenant_id": scope.tenant_id, "live": scope.live}
     for status, reason in (("enabled", None), ("disabled", "manual")):
         endpoint = clock.new_uuid()
-        row = {"url": "https://shop.example/hook", "events": ["*"], "api_version": "v1", "status": status, "secret": b"sealed",
-               "disabled_reason": reason, "disabled_at": now if reason else None, "created_at": now, "updated_at": now}  # fmt: skip
+        row = {
+            "url": "https://shop.example/hook",
+            "events": ["*"],
+            "api_version": "v1",
+            "status": status,
+            "secret": b"sealed",
+            "disabled_reason": reason,
+            "disabled_at": now if reason else None,
+            "created_at": now,
+            "updated_at": now,
+        }
         await insert(superuser, "webhook_endpoints", {**place, "webhook_endpoint_id": endpoint, **row})
         await superuser.execute(
-            "INSERT INTO webhook_deliveries (tenant_id, live, delivery_id, webhook_endpoint_id, event_id, event_type, subject_id, epoch,"
-            " xid, seq, state, last_error, created_at, updated_at) SELECT $1, $2, gen_random_uuid(), $3, gen_random_uuid(),"
+            "INSERT INTO webhook_deliveries (tenant_id, live, delivery_id, webhook_endpoint_id, event_id, event_type,"
+            " subject_id, epoch, xid, seq, state, last_error, created_at, updated_at)"
+            " SELECT $1, $2, gen_random_uuid(), $3, gen_random_uuid(),"
             " 'payment.captured', gen_random_uuid(), 1, '1', n, 'failed', 'timeout', $4, $4 FROM generate_series(1, 60) AS n",
             scope.tenant_id,
             scope.live,

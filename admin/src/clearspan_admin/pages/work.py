@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 from urllib.parse import urlencode
+from uuid import UUID
 
 import msgspec
 from litestar import Controller, Response, get, post
@@ -283,11 +284,27 @@ async def _choices(
     return "", []
 
 
+_ABOUT: Final = dict.fromkeys(
+    (
+        "payment_id",
+        "customer_id",
+        "invoice_id",
+        "subscription_id",
+        "account",
+        "url",
+        "tries",
+        "number",
+        "readable",
+        "enabled",
+    )
+)
+
+
 def _row(queue: str, item: Any) -> dict[str, Any]:
     public_id = ids.encode(PREFIXES[queue], item.id)
-    about = item.about
+    about = _ABOUT | item.about
     names = {"payment_id": "pay", "customer_id": "cus", "invoice_id": "inv", "subscription_id": "sub"}
-    refers = {name: ids.encode(prefix, about[name]) for name, prefix in names.items() if about.get(name)}
+    refers = {name: ids.encode(prefix, UUID(about[name])) if about[name] else "" for name, prefix in names.items()}
     return {
         "id": public_id,
         "item": item,
@@ -302,12 +319,12 @@ def _link(queue: str, public_id: str, refers: dict[str, str]) -> str:
     """Where the thing itself is shown."""
     match queue:
         case "unknown":
-            return f"/payments/{refers['payment_id']}" if "payment_id" in refers else f"/audit?subject={public_id}"
+            return f"/payments/{refers['payment_id']}" if refers.get("payment_id") else f"/audit?subject={public_id}"
         case "rebills":
             return f"/invoices/{public_id}"
-        case "notices" if "invoice_id" in refers:
+        case "notices" if refers.get("invoice_id"):
             return f"/invoices/{refers['invoice_id']}"
-        case "notices" if "customer_id" in refers:
+        case "notices" if refers.get("customer_id"):
             return f"/customers/{refers['customer_id']}"
         case "webhooks":
             return f"/work/messages/{public_id}"
