@@ -21,6 +21,7 @@ from clearspan.customers.mandates import Mandates
 from clearspan.customers.service import Customers
 from clearspan.desk.job_queue import JobQueue
 from clearspan.desk.service import Desk
+from clearspan.journal.checking import Trail
 from clearspan.journal.checkpoint import SigningKey
 from clearspan.journal.feed import Feed
 from clearspan.journal.proofs import Proofs
@@ -130,6 +131,7 @@ class Gateway:
         self.feed = Feed(self.db, settings.events, settings.server.sse_streams_max)
         self.audit_key = SigningKey.of(master, settings.audit.origin)
         self.proofs = Proofs(self.db, self.audit_key, self.metrics, settings.audit.push_to)
+        self.trail = Trail(self.db, self.proofs, self.audit_key)
         self.metrics.sources.append(self.proofs.measure)
         self.webhook_sender = Sender(
             Guard(settings.outbound.allow_internal, settings.outbound.ports), settings.webhooks
@@ -266,6 +268,7 @@ SERVICES = (
     "webhooks",
     "feed",
     "proofs",
+    "trail",
     "desk",
     "job_queue",
     "plugins",

@@ -237,7 +237,8 @@ class Desk:
         """Take up a run that is due; ``None`` when there is none."""
         now = clock.now()
         document = _place(scope) | {"now": now, "lease_token": clock.new_uuid(), "lease_until": now + LEASE}
-        return _RUN.decode(await self._db.call("bulk_claim", document))
+        claimed: BulkRun | None = _RUN.decode(await self._db.call("bulk_claim", document))
+        return claimed
 
     async def step(self, scope: Scope, run: BulkRun, request_id: str) -> bool:
         """Deal with the next rows of a run that was claimed; whether it goes on."""

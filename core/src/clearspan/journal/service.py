@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
@@ -71,6 +71,18 @@ async def record(
     return event_id
 
 
+def differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    """``{"before": …, "after": …}`` of what differs, for an entry about changed settings; empty when nothing does.
+
+    Args:
+        before, after: the same names; values that everybody may see: codes, amounts, ids and names that the merchant gave.
+    """
+    names = [name for name in after if before[name] != after[name]]
+    if not names:
+        return {}
+    return {"before": {name: before[name] for name in names}, "after": {name: after[name] for name in names}}
+
+
 async def entries_for(
     session: AsyncSession, scope: Scope, subject_ids: Collection[UUID]
 ) -> dict[UUID, list[AuditEntry]]:
@@ -127,6 +139,13 @@ async def search(db: Database, scope: Scope, query: AuditQuery, *, limit: int, c
         next_cursor=_write_cursor(rows[-1].position) if more else None,
         has_more=more,
     )
+
+
+async def find(db: Database, scope: Scope, event_id: UUID) -> AuditEntry | None:
+    """One entry of the scope."""
+    async with db.begin(scope) as session:
+        found = await repository.find(session, scope, event_id)
+    return None if found is None else AuditEntry.of(found)
 
 
 def _conditions(scope: Scope, query: AuditQuery) -> list[ColumnElement[bool]]:
