@@ -215,6 +215,24 @@ def rows(scope: Scope) -> list[tuple[str, Row]]:
             },
         ),
         (
+            "bulk_runs",
+            {
+                "bulk_run_id": clock.new_uuid(),
+                "queue": "notices",
+                "action": "retry",
+                "filter": "{}",
+                "reason": "the mail server was away",
+                "state": "canceled",
+                "total": 1,
+                "asked_by": "opr_1",
+                "actor_type": "operator",
+                "request_id": "req_tests",
+                "created_at": now,
+                "updated_at": now,
+                "ended_at": now,
+            },
+        ),
+        (
             "webhook_inbox",
             {
                 "inbox_id": clock.new_uuid(),

@@ -23,6 +23,9 @@ from clearspan.access.signing import Signing
 from clearspan.access.tokens import AccessTokens
 from clearspan.customers.mandates import Mandates
 from clearspan.customers.service import Customers
+from clearspan.desk.job_queue import JobQueue
+from clearspan.desk.service import Desk
+from clearspan.journal.checking import Trail
 from clearspan.journal.checkpoint import SigningKey
 from clearspan.journal.feed import Feed
 from clearspan.journal.plugins import PluginDesk
@@ -79,9 +82,12 @@ class Gateway:
         app_url: how the application connects to PostgreSQL.
         master: the installation's master key.
         plugins: loaded and checked.
+        redis_url: the queue, for those who look at it; empty when it is not known here.
     """
 
-    def __init__(self, settings: Settings, app_url: str, master: MasterKey, plugins: Plugins) -> None:
+    def __init__(
+        self, settings: Settings, app_url: str, master: MasterKey, plugins: Plugins, redis_url: str = ""
+    ) -> None:
         self.settings = settings
         self.plugins = plugins
         self.metrics = Metrics()
@@ -142,11 +148,14 @@ class Gateway:
         self.inbox = Inbox(self.db, self.payments, settings)
         self.psp_webhooks = PspWebhooks(self.db, self.tenants, self.psps, settings.psps, self.metrics)
         self.psp_webhooks.wake = self.inbox.wake
+        self.desk = Desk(self.db, self.payments, self.psp_webhooks)
+        self.job_queue = JobQueue(redis_url, self.db)
         self.feed = Feed(self.db, settings.events, settings.server.sse_streams_max)
         self.sessions.ended.append(lambda operator_id: self.feed.recheck(ids.encode("opr", operator_id)))
         self.reports = Reports(self.db, self.psps)
         self.audit_key = SigningKey.of(master, settings.audit.origin)
         self.proofs = Proofs(self.db, self.audit_key, self.metrics, settings.audit.push_to)
+        self.trail = Trail(self.db, self.proofs, self.audit_key)
         self.metrics.sources.append(self.proofs.measure)
         self.webhook_sender = Sender(
             Guard(settings.outbound.allow_internal, settings.outbound.ports), settings.webhooks
@@ -292,6 +301,9 @@ SERVICES = (
     "feed",
     "reports",
     "proofs",
+    "trail",
+    "desk",
+    "job_queue",
     "plugins",
     "plugin_desk",
     "db",

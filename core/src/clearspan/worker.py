@@ -33,6 +33,7 @@ from saq.queue.redis import RedisQueue
 from clearspan.app import Gateway
 from clearspan.commands import heartbeat
 from clearspan.commands.start import check_master_key, keep_clock, note_plugins
+from clearspan.desk import jobs as desk_jobs
 from clearspan.journal.push import Pusher
 from clearspan.journal.seal import Sealer
 from clearspan.payments import jobs as payment_jobs
@@ -56,7 +57,7 @@ AWAY_S = 1.0
 """Between two tries while Redis is away; without a pause a worker turns at full speed."""
 DEQUEUE_S = 1.0
 """How long one wait for a message lasts, and so how long a stop waits for it."""
-JOBS = {**payment_jobs.JOBS, **subscription_jobs.JOBS, **rebill_jobs.JOBS}
+JOBS = {**payment_jobs.JOBS, **subscription_jobs.JOBS, **rebill_jobs.JOBS, **desk_jobs.JOBS}
 """By the name that ``due_work`` gives them."""
 log = structlog.get_logger("clearspan.worker")
 
@@ -103,6 +104,7 @@ class Jobs:
             "collector": gateway.collector,
             "metrics": gateway.metrics,
             "notices": gateway.notices,
+            "desk": gateway.desk,
         }
 
     async def run(self, name: str, arguments: Mapping[str, Any]) -> bool:

@@ -44,7 +44,7 @@ async def _serve(runtime: Runtime, settings: Settings, listener: socket.socket) 
     await require_schema(runtime)
     async with gateway(runtime) as made:  # It connects, and the master key fits: better now than in a log.
         await note_plugins(made, "web")
-    server = WebServer(Gateway(settings, runtime.app_url, runtime.master, runtime.plugins))
+    server = WebServer(Gateway(settings, runtime.app_url, runtime.master, runtime.plugins, runtime.redis_url))
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, server.stop)
     await server.serve_on(listener)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -191,6 +191,24 @@ class Proofs:
                 return
             last = found[-1].row
             after = {"epoch": last.epoch, "xid": str(last.xid), "seq": last.seq}
+
+    async def page(self, scope: Scope, after: tuple[int, int, int]) -> list[Sealed]:
+        """The next ``PAGE`` rows of the scope after a position, sealed or not, in order."""
+        place = {"epoch": after[0], "xid": str(after[1]), "seq": after[2]}
+        document = {"tenant_id": scope.tenant_id, "live": scope.live, "after": place, "most": PAGE}
+        return _SEALED.decode(await self._db.call("audit_leaves", document))
+
+    async def inclusions(self, indices: Sequence[int], size: int) -> list[list[bytes]]:
+        """The audit paths of many leaves, in one round trip."""
+        proofs = [merkle.inclusion(index, size) for index in indices]
+        known = await self._known({node for proof in proofs for node in proof.nodes})
+        return [proof.hashes(known) for proof in proofs]
+
+    async def leaves(self, indices: Sequence[int]) -> list[bytes]:
+        """The hashes of leaves as they are stored."""
+        nodes = [merkle.Node(0, index) for index in indices]
+        known = await self._known(nodes)
+        return [known[node] for node in nodes]
 
     async def root(self, size: int) -> bytes:
         """Of the tree when it had this size."""

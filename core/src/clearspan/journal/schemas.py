@@ -38,6 +38,8 @@ SUBJECTS = {
     "dunning_plan": "dun",
     "operator": "opr",
     "approval": "apv",
+    "notice": "ntc",
+    "bulk_run": "bulk",
 }
 """What an entry can be about, with the prefix of its public id."""
 
@@ -55,6 +57,7 @@ _REFERENCES = {
     "credit_note_id": "cn",
     "key_id": "key",
     "tenant_id": "ten",
+    "bulk_run_id": "bulk",
 }
 """Keys of ``data`` that hold the id of something else."""
 

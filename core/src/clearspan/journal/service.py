@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
@@ -69,6 +69,18 @@ async def record(
         )
     )
     return event_id
+
+
+def differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    """``{"before": …, "after": …}`` of what differs, for an entry about changed settings; empty when nothing does.
+
+    Args:
+        before, after: the same names; values that everybody may see: codes, amounts, ids and names that the merchant gave.
+    """
+    names = [name for name in after if before[name] != after[name]]
+    if not names:
+        return {}
+    return {"before": {name: before[name] for name in names}, "after": {name: after[name] for name in names}}
 
 
 async def entries_for(
@@ -138,6 +150,13 @@ class Trail:
     async def search(self, scope: Scope, query: AuditQuery, *, limit: int = 50, cursor: str | None = None) -> AuditList:
         """As ``search``."""
         return await search(self._db, scope, query, limit=limit, cursor=cursor)
+
+
+async def find(db: Database, scope: Scope, event_id: UUID) -> AuditEntry | None:
+    """One entry of the scope."""
+    async with db.begin(scope) as session:
+        found = await repository.find(session, scope, event_id)
+    return None if found is None else AuditEntry.of(found)
 
 
 def _conditions(scope: Scope, query: AuditQuery) -> list[ColumnElement[bool]]:

@@ -24,6 +24,7 @@ MODULES = (
     "subscriptions",
     "rebills",
     "reports",
+    "desk",
 )
 
 

@@ -376,6 +376,10 @@ class PspAccounts:
                 subject_id=identity,
                 sequence=row.sequence,
                 data={"changed": changed, "status": row.status, "priority": row.priority}
+                | journal.differing(
+                    {"priority": account.priority, "status": account.status},
+                    {"priority": row.priority, "status": row.status},
+                )
                 | ({} if settings is None else {"settings": settings}),
             )
         self._known.pop(caller.scope, None)

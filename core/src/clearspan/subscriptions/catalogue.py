@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
@@ -25,7 +26,7 @@ from clearspan.platform.problems import DomainError, InvalidRequest
 from clearspan.sdk import CURRENCIES
 from clearspan.subscriptions.errors import CouponCodeTaken, DunningPlanMissing, PlanReferenceTaken
 from clearspan.subscriptions.repository import CouponRows, Neighbours, PlanRows, billing_settings
-from clearspan.subscriptions.rows import Coupon, Plan
+from clearspan.subscriptions.rows import BillingSettings, Coupon, Plan
 from clearspan.subscriptions.schemas import (
     BillingSettingsOut,
     BillingSettingsUpdate,
@@ -135,16 +136,17 @@ class Plans:
         given = _given(body)
         async with self._db.begin(caller.scope) as session:
             plan = await PlanRows(session).require(caller.scope, plan_id, lock=True)
-            before = plan.status
+            before = {"name": plan.name, "status": plan.status}
             plan.name = given.get("name", plan.name)
             plan.metadata_ = given.get("metadata", plan.metadata_)
             plan.status = given.get("status", plan.status)
             if given:
                 plan.sequence += 1
                 plan.updated_at = clock.now()
-                archived = plan.status == "archived" != before
+                archived = plan.status == "archived" != before["status"]
+                differing = journal.differing(before, {"name": plan.name, "status": plan.status})
                 event = "plan.archived" if archived else "plan.updated"
-                await _record_plan(session, caller, plan, event, sorted(given))
+                await _record_plan(session, caller, plan, event, sorted(given), differing)
             return plan_out(plan)
 
     async def render(self, scope: Scope, plan_ids: Sequence[UUID]) -> Mapping[UUID, dict[str, Any]]:
@@ -241,16 +243,17 @@ class Coupons:
         given = _given(body)
         async with self._db.begin(caller.scope) as session:
             coupon = await CouponRows(session).require(caller.scope, coupon_id, lock=True)
-            before = coupon.status
+            before = {"name": coupon.name, "status": coupon.status}
             coupon.name = given.get("name", coupon.name)
             coupon.metadata_ = given.get("metadata", coupon.metadata_)
             coupon.status = given.get("status", coupon.status)
             if given:
                 coupon.sequence += 1
                 coupon.updated_at = clock.now()
-                archived = coupon.status == "archived" != before
+                archived = coupon.status == "archived" != before["status"]
+                differing = journal.differing(before, {"name": coupon.name, "status": coupon.status})
                 event = "coupon.archived" if archived else "coupon.updated"
-                await record_coupon(session, caller, coupon, event, sorted(given))
+                await record_coupon(session, caller, coupon, event, sorted(given), differing)
             return coupon_out(coupon)
 
     async def render(self, scope: Scope, coupon_ids: Sequence[UUID]) -> Mapping[UUID, dict[str, Any]]:
@@ -287,7 +290,7 @@ class Billing:
                 given["dunning_plan"]
             ):
                 raise DunningPlanMissing
-            before = msgspec.to_builtins(settings_out(own))
+            before = _told(own)
             for name, value in given.items():
                 if name == "dunning_plan":
                     own.dunning_plan_id = value
@@ -303,19 +306,9 @@ class Billing:
                     subject_type="tenant",
                     subject_id=caller.scope.tenant_id,
                     sequence=own.sequence,
-                    data=_difference(before, msgspec.to_builtins(settings_out(own)), given),
+                    data={"changed": sorted(given), **journal.differing(before, _told(own))},
                 )
             return settings_out(own)
-
-
-def _difference(before: dict[str, Any], after: dict[str, Any], given: Collection[str]) -> dict[str, Any]:
-    """What the journal tells of a change: names, and values but the seller's, who may be a person."""
-    told = [name for name in sorted(given) if name != "seller" and before[name] != after[name]]
-    return {
-        "changed": sorted(given),
-        "before": {name: before[name] for name in told},
-        "after": {name: after[name] for name in told},
-    }
 
 
 def decode(prefix: str, text: str, missing: type[DomainError]) -> UUID:
@@ -330,7 +323,14 @@ def decode(prefix: str, text: str, missing: type[DomainError]) -> UUID:
         raise missing from None
 
 
-async def record_coupon(session: AsyncSession, caller: Caller, coupon: Coupon, event: str, changed: list[str]) -> None:
+async def record_coupon(
+    session: AsyncSession,
+    caller: Caller,
+    coupon: Coupon,
+    event: str,
+    changed: list[str],
+    differing: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
     """Tell what happened to a coupon."""
     await journal.record(
         session,
@@ -339,11 +339,18 @@ async def record_coupon(session: AsyncSession, caller: Caller, coupon: Coupon, e
         subject_type="coupon",
         subject_id=coupon.id,
         sequence=coupon.sequence,
-        data={"changed": changed, "status": coupon.status, "redemptions": coupon.redemptions},
+        data={"changed": changed, "status": coupon.status, "redemptions": coupon.redemptions, **differing},
     )
 
 
-async def _record_plan(session: AsyncSession, caller: Caller, plan: Plan, event: str, changed: list[str]) -> None:
+async def _record_plan(
+    session: AsyncSession,
+    caller: Caller,
+    plan: Plan,
+    event: str,
+    changed: list[str],
+    differing: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
     await journal.record(
         session,
         caller,
@@ -351,8 +358,15 @@ async def _record_plan(session: AsyncSession, caller: Caller, plan: Plan, event:
         subject_type="plan",
         subject_id=plan.id,
         sequence=plan.sequence,
-        data={"changed": changed, "status": plan.status},
+        data={"changed": changed, "status": plan.status, **differing},
     )
+
+
+def _told(own: BillingSettings) -> dict[str, Any]:
+    """What the journal may tell of billing settings: not who the seller is."""
+    names = ("language", "invoice_prefix", "credit_note_prefix", "catch_up", "mails")
+    plan = ids.encode_optional("dun", own.dunning_plan_id)
+    return {name: getattr(own, name) for name in names} | {"dunning_plan": plan}
 
 
 def _given(body: msgspec.Struct) -> dict[str, Any]:

@@ -146,6 +146,7 @@ class Webhooks:
         async with self._db.begin(caller.scope) as session:
             endpoint = await EndpointRows(session).present(caller.scope, endpoint_id, lock=True)
             changed = [name for name, value in changes.items() if getattr(endpoint, name) != value]
+            before = _shown(endpoint)
             for name, value in changes.items():
                 setattr(endpoint, name, value)
             if body.status is not UNSET and body.status != endpoint.status:
@@ -156,7 +157,14 @@ class Webhooks:
                     endpoint.disable()
             if changed:
                 endpoint.changed()
-                await _record(session, caller, endpoint, "webhook_endpoint.updated", changed=changed)
+                await _record(
+                    session,
+                    caller,
+                    endpoint,
+                    "webhook_endpoint.updated",
+                    changed=changed,
+                    **journal.differing(before, _shown(endpoint)),
+                )
             return EndpointOut.of(endpoint)
 
     async def delete(self, caller: Caller, endpoint_id: UUID) -> EndpointOut:
@@ -392,6 +400,11 @@ async def _with_log(rows: DeliveryRows, scope: Scope, delivery_id: UUID) -> Deli
     return DeliveryWithAttempts.with_log(
         await rows.require(scope, delivery_id), await rows.attempts(scope, delivery_id)
     )
+
+
+def _shown(endpoint: Endpoint) -> dict[str, Any]:
+    """What the journal may tell of an endpoint: its address may hold a secret."""
+    return {"status": endpoint.status, "events": list(endpoint.events), "api_version": endpoint.api_version}
 
 
 async def _record(session: AsyncSession, caller: Caller, endpoint: Endpoint, event: str, **told: Any) -> UUID:

@@ -182,3 +182,50 @@ CREATE INDEX rebills_lost ON rebills (tenant_id, live, updated_at DESC, invoice_
 CREATE INDEX rebills_failed ON rebills (tenant_id, live, first_failed_at) WHERE first_failed_at IS NOT NULL;
 -- What is left to be paid, newest first.
 CREATE INDEX invoices_unpaid ON invoices (tenant_id, live, invoice_id) WHERE status IN ('open', 'uncollectible');
+-- A retry of many things at once, asked for by a person and worked off in the background: what matches the filter, in the order of ids,
+-- up to what was there when it was asked for. cursor_id is the last row dealt with; due_at is when somebody takes it up, or the end of
+-- the lease of whoever works on it.
+CREATE TABLE bulk_runs (
+    tenant_id     uuid        NOT NULL REFERENCES tenants,
+    live          boolean     NOT NULL,
+    bulk_run_id   uuid        NOT NULL,
+    queue         text        NOT NULL CHECK (queue IN ('unknown', 'webhooks', 'deliveries', 'notices', 'rebills')),
+    action        text        NOT NULL CHECK (action IN ('retry', 'dismiss')),
+    filter        jsonb       NOT NULL,
+    reason        text        NOT NULL CHECK (length(reason) BETWEEN 1 AND 500),
+    state         text        NOT NULL CHECK (state IN ('waiting', 'running', 'done', 'canceled')),
+    cursor_id     uuid,
+    total         integer     NOT NULL CHECK (total >= 1), -- counted at the start, up to a bound
+    total_is_more boolean     NOT NULL DEFAULT false,
+    done          integer     NOT NULL DEFAULT 0,
+    failed        integer     NOT NULL DEFAULT 0,
+    errors        jsonb       NOT NULL DEFAULT '[]', -- the first refusals: [{id, code}]
+    asked_by      text        NOT NULL,
+    actor_type    text        NOT NULL,
+    request_id    text        NOT NULL,
+    lease_token   uuid,
+    due_at        timestamptz,
+    sequence      integer     NOT NULL DEFAULT 1,
+    created_at    timestamptz NOT NULL,
+    updated_at    timestamptz NOT NULL,
+    ended_at      timestamptz,
+    PRIMARY KEY (tenant_id, live, bulk_run_id),
+    CHECK ((state IN ('waiting', 'running')) = (due_at IS NOT NULL)),
+    CHECK ((due_at IS NULL) = (ended_at IS NOT NULL))
+);
+CREATE INDEX bulk_runs_due ON bulk_runs (due_at) WHERE due_at IS NOT NULL;
+CREATE INDEX bulk_runs_newest ON bulk_runs (tenant_id, live, queue, created_at DESC);
+CREATE UNIQUE INDEX one_bulk_run_per_queue ON bulk_runs (tenant_id, live, queue) WHERE due_at IS NOT NULL;
+CREATE TRIGGER keep BEFORE DELETE ON bulk_runs FOR EACH ROW EXECUTE FUNCTION refuse_delete();
+ALTER TABLE bulk_runs ENABLE ROW LEVEL SECURITY;
+ALTER TABLE bulk_runs FORCE ROW LEVEL SECURITY;
+CREATE POLICY of_tenant ON bulk_runs USING (tenant_id = app_tenant() AND live = app_live());
+CREATE POLICY of_system ON bulk_runs FOR SELECT TO CURRENT_USER USING (app_system());
+GRANT SELECT, INSERT, UPDATE ON bulk_runs TO {{app_role}};
+
+-- What waits for people, in the order in which queues show it; each index holds no more than that.
+CREATE INDEX operations_undecided ON operations (tenant_id, live, operation_id) WHERE state IN ('unknown', 'needs_review');
+CREATE INDEX webhook_inbox_waiting ON webhook_inbox (tenant_id, live, inbox_id) WHERE state IN ('parked', 'needs_attention');
+CREATE INDEX notices_stuck ON notices (tenant_id, live, notice_id)
+    WHERE state = 'failed' OR (state = 'queued' AND tries > 0) OR (state = 'dropped' AND error IN ('no_email', 'address_invalid'));
+CREATE INDEX invoices_held ON invoices (tenant_id, live, invoice_id) WHERE collection = 'held' AND status = 'open';

@@ -54,6 +54,10 @@ BEGIN
             ORDER BY updated_at LIMIT most) AS moving
         GROUP BY tenant_id, live
         UNION ALL
+        SELECT tenant_id, live, 'work_bulk_runs', count(*) FROM (
+            SELECT tenant_id, live FROM bulk_runs WHERE due_at <= moment ORDER BY due_at LIMIT most) AS asked_for
+        GROUP BY tenant_id, live
+        UNION ALL
         SELECT tenant_id, live, 'expire_keys', count(*) FROM (
             SELECT tenant_id, live FROM idempotency_keys WHERE state = 'done' AND created_at < keys_before
             ORDER BY created_at LIMIT most) AS old
