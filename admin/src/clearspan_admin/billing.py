@@ -17,7 +17,8 @@ import msgspec
 
 from clearspan.customers.service import Customers
 from clearspan.journal.schemas import AuditEntry
-from clearspan.journal.service import AuditQuery, Trail
+from clearspan.journal.checking import Trail
+from clearspan.journal.service import AuditQuery
 from clearspan.platform import clock, ids
 from clearspan.platform.context import Scope
 from clearspan.platform.problems import DomainError, InvalidRequest

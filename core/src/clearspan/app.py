@@ -30,7 +30,6 @@ from clearspan.journal.checkpoint import SigningKey
 from clearspan.journal.feed import Feed
 from clearspan.journal.plugins import PluginDesk
 from clearspan.journal.proofs import Proofs
-from clearspan.journal.service import Trail
 from clearspan.payments.approvals import Approvals
 from clearspan.payments.inbox import Inbox
 from clearspan.payments.search import PaymentSearch
@@ -94,7 +93,6 @@ class Gateway:
         self.db = Database(app_url, settings.database)
         self.plugin_desk = PluginDesk(self.db, plugins, settings.plugins)
         self.tenants = Tenants(self.db, master)
-        self.trail = Trail(self.db)
         secure = settings.server.public_url.startswith("https:")
         self.sessions = Sessions(self.db, master, settings.access, secure=secure)
         tokens = AccessTokens(master, settings.server.public_url, settings.access.token_ttl_min * 60)
@@ -301,7 +299,6 @@ SERVICES = (
     "feed",
     "reports",
     "proofs",
-    "trail",
     "desk",
     "job_queue",
     "plugins",

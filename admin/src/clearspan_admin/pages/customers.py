@@ -12,7 +12,7 @@ from clearspan.customers.mandates import MandateFilters, Mandates
 from clearspan.customers.mandates_schemas import MandateRevoke
 from clearspan.customers.schemas import CustomerOut, CustomerUpdate
 from clearspan.customers.service import CustomerFilters, Customers
-from clearspan.journal.service import Trail
+from clearspan.journal.checking import Trail
 from clearspan.platform import ids
 from clearspan.platform.problems import DomainError, NotFound
 from clearspan.rebills.clocks import TestClocks

@@ -13,7 +13,7 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath
 
 from clearspan.customers.service import Customers
-from clearspan.journal.service import Trail
+from clearspan.journal.checking import Trail
 from clearspan.payments.service import Payments
 from clearspan.platform import clock, ids
 from clearspan.platform.problems import DomainError, NotFound

@@ -87,7 +87,7 @@ class PaymentController(Controller):
         view = await payment_search.view(scope, payment_id)
         person = None
         if view.payment.customer_id is not None and "customers:read" in web.who(request).scopes:
-            person = (await customers.people(scope, [view.payment.customer_id])).get(view.payment.customer_id)
+            person = (await customers.personal_of(scope, [view.payment.customer_id])).get(view.payment.customer_id)
         context = {
             "view": view,
             "id": payment_id,

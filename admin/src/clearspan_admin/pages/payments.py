@@ -106,7 +106,7 @@ class PaymentListController(Controller):
         people: dict[UUID, Pii] = {}
         if found is not None and "customers:read" in web.who(request).scopes:
             owners = {row.payment.customer_id for row in found.rows if row.payment.customer_id is not None}
-            people = await customers.people(scope, sorted(owners))
+            people = await customers.personal_of(scope, sorted(owners))
         context: dict[str, Any] = {
             "wanted": wanted,
             "found": found,

@@ -13,7 +13,7 @@ from litestar.params import FromPath
 
 from clearspan.customers.mandates import MandateFilters, Mandates
 from clearspan.customers.service import Customers
-from clearspan.journal.service import Trail
+from clearspan.journal.checking import Trail
 from clearspan.platform import ids
 from clearspan.platform.problems import DomainError, InvalidRequest
 from clearspan.subscriptions.catalogue import Coupons, PlanFilters, Plans

@@ -259,7 +259,7 @@ class Customers:
         """The keyed hash by which ``customer_pii`` finds an address."""
         return (await self._personal(scope)).index(email)
 
-    async def people(self, scope: Scope, customer_ids: Sequence[UUID]) -> dict[UUID, Pii]:
+    async def personal_of(self, scope: Scope, customer_ids: Sequence[UUID]) -> dict[UUID, Pii]:
         """What is known of these people, for a page that shows many; whoever was deleted is missing."""
         if not customer_ids:
             return {}

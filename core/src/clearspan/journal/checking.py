@@ -108,7 +108,7 @@ class Trail:
         self._proofs = proofs
         self._key = key
 
-    async def search(self, scope: Scope, query: AuditQuery, *, limit: int, cursor: str | None) -> AuditList:
+    async def search(self, scope: Scope, query: AuditQuery, *, limit: int = 50, cursor: str | None = None) -> AuditList:
         """See ``service.search``."""
         return await service.search(self._db, scope, query, limit=limit, cursor=cursor)
 

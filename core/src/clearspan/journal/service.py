@@ -141,17 +141,6 @@ async def search(db: Database, scope: Scope, query: AuditQuery, *, limit: int, c
     )
 
 
-class Trail:
-    """The audit trail of a tenant in one mode, for whoever has no connection of his own."""
-
-    def __init__(self, db: Database) -> None:
-        self._db = db
-
-    async def search(self, scope: Scope, query: AuditQuery, *, limit: int = 50, cursor: str | None = None) -> AuditList:
-        """As ``search``."""
-        return await search(self._db, scope, query, limit=limit, cursor=cursor)
-
-
 async def find(db: Database, scope: Scope, event_id: UUID) -> AuditEntry | None:
     """One entry of the scope."""
     async with db.begin(scope) as session:
