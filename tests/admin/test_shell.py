@@ -8,6 +8,8 @@ import pytest
 from tests.admin.conftest import NewPerson, Tabs, picture
 from tests.conftest import NewClient
 
+from clearspan_admin import web
+
 
 async def test_somebody_who_is_not_signed_in_is_sent_to_sign_in_and_back(new_client: NewClient) -> None:
     answer = await (await new_client()).get("/admin/?status=failed")
@@ -75,3 +77,10 @@ async def test_home_in_a_real_browser(tabs: Tabs) -> None:
     await page.locator("#palette-find").fill("audit")
     assert await page.locator("#palette-list li").first.inner_text() == "Audit trail"
     await picture(page, "palette")
+
+
+def test_a_foreign_text_is_no_markup_even_where_a_template_translates_it() -> None:
+    shown = web._environment("de").from_string("{{ _(foreign) }} {{ _('%(who)s said', who=foreign) }}")
+    evil = '<b title="x">100 %s</b>'
+    told = "&lt;b title=&#34;x&#34;&gt;100 %s&lt;/b&gt;"
+    assert shown.render(foreign=evil) == f"{told} {told} said"

@@ -16,8 +16,8 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from clearspan.customers.service import Customers
-from clearspan.journal.schemas import AuditEntry
 from clearspan.journal.checking import Trail
+from clearspan.journal.schemas import AuditEntry
 from clearspan.journal.service import AuditQuery
 from clearspan.platform import clock, ids
 from clearspan.platform.context import Scope

@@ -19,7 +19,7 @@ import gzip
 import hashlib
 import hmac
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib import resources
 from typing import Any, Final
@@ -28,10 +28,11 @@ from uuid import UUID
 
 import jinja2
 import msgspec
+from babel.support import NullTranslations
 from litestar import Request, Response
 from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from clearspan.access.errors import FormRefused, NoTenant, SecondFactorRequired, SignInRequired, StepUpRequired
 from clearspan.access.sessions import Owner, Sessions, Signed
@@ -536,8 +537,38 @@ def _environment(language: str) -> jinja2.Environment:
     translations = words.translations(language)
     made.install_gettext_callables(translations.gettext, translations.ngettext, newstyle=True)  # type: ignore[attr-defined]
     made.filters |= shown.filters() | {"slug_words": lambda text: str(text).replace("_", " ").replace(".", " ")}
+    made.globals |= {"gettext": _texts(translations), "ngettext": _plurals(translations)}
     made.globals |= {"icon": icon, "LANGUAGES": words.LANGUAGES, "now": clock.now}
     return made
+
+
+def _texts(translations: NullTranslations) -> Callable[..., Markup]:
+    """``_()`` of templates. Jinja's own takes every text that it is given for safe markup, a PSP's or a customer's as well."""
+
+    def text(message: str, /, **values: Any) -> Markup:
+        return _filled(translations.gettext(message), values)
+
+    return text
+
+
+def _plurals(translations: NullTranslations) -> Callable[..., Markup]:
+    """``ngettext()`` of templates, likewise; ``%(num)s`` is the number."""
+
+    def text(singular: str, plural: str, number: int, /, **values: Any) -> Markup:
+        return _filled(translations.ngettext(singular, plural, number), {"num": number, **values})
+
+    return text
+
+
+def _filled(text: str, values: Mapping[str, Any]) -> Markup:
+    """Escaped but for the apostrophe, which means nothing in our attributes: they all stand in double quotes."""
+    safe = Markup(str(escape(text)).replace("&#39;", "'"))  # noqa: S704  (just escaped)
+    if not values and "%%" not in text:
+        return safe
+    try:
+        return safe % values
+    except (KeyError, TypeError, ValueError):  # No text of ours: somebody else's per cent sign.
+        return safe
 
 
 @cache
