@@ -39,6 +39,7 @@ KINDS = (
             ("dispute", mark("Disputes and returned direct debits.")),
             ("operation", mark("Each thing that is asked of a PSP, and decisions of people.")),
             ("incident", mark("Something contradicts itself; a person has to look.")),
+            ("approval", mark("What one person asked for and another has to allow.")),
         ),
     ),
     (
@@ -56,6 +57,7 @@ KINDS = (
             ("invoice", mark("Opened, paid, voided, given up.")),
             ("credit_note", mark("Invoices taken back, in whole or in part.")),
             ("rebill", mark("How unpaid invoices are collected.")),
+            ("dunning_plan", mark("Plans for collecting.")),
             ("plan", mark("What is sold.")),
             ("coupon", mark("Discounts.")),
         ),
@@ -69,10 +71,11 @@ KINDS = (
             ("api_key", mark("API keys made, rotated, revoked.")),
             ("operator", mark("Who may sign in, with which role.")),
             ("tenant", mark("The tenant and how it bills.")),
+            ("test_clock", mark("Months in seconds, in test mode.")),
         ),
     ),
 )
-"""What can be asked for as a whole, in groups."""
+"""What can be asked for as a whole, in groups; a kind that is not named here can be asked for by its name."""
 STATES = ("pending", "delivered", "failed", "canceled")
 _ALL = "*"
 
