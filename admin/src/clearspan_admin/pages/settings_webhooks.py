@@ -12,7 +12,7 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath
 
 from clearspan.platform import ids
-from clearspan.platform.problems import InvalidRequest
+from clearspan.platform.problems import InvalidRequest, NotFound
 from clearspan.webhooks.errors import TooManyEndpoints, UrlRefused
 from clearspan.webhooks.schemas import (
     DeliveryWithAttempts,
@@ -238,6 +238,8 @@ class WebhookEndpointsController(Controller):
         scope = web.caller_of(request).scope
         endpoint = await webhooks.get(scope, ids.decode("we", endpoint_id))
         found = await webhooks.delivery(scope, ids.decode("wd", delivery_id))
+        if found.endpoint != endpoint.id:
+            raise NotFound(web.say(request, "There is no page at this address."))
         return web.page(request, "settings/delivery.html", endpoint=endpoint, delivery=found)
 
     @post("/{endpoint_id:str}/deliveries/{delivery_id:str}/replay", opt=WRITE, status_code=303)
