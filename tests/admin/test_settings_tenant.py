@@ -111,3 +111,17 @@ async def test_the_tenant_page_tells_of_the_installation(people: NewPerson) -> N
     assert (await finance.get("/settings/tenant/billing")).status_code == 200
     saved = await finance.post("/settings/tenant/billing", **BILLING)
     assert saved.headers["location"].endswith("/settings/tenant/billing")
+
+
+@pytest.mark.parametrize(
+    ("locale", "words"),
+    [("de_AT", "PSP-Konten"), ("fr", "Comptes PSP"), ("es", "Cuentas de PSP")],
+    ids=["de", "fr", "es"],
+)
+async def test_the_pages_speak_the_persons_language(
+    people: NewPerson, gateway: Gateway, locale: str, words: str
+) -> None:
+    person = await people()
+    await gateway.operators.change(person.operator, locale=locale)
+    for path in ("psps", "psps/new/sandbox", "plugins", "webhooks/new", "api-keys/new", "people/roles", "tenant"):
+        assert words in (await person.get(f"/settings/{path}")).text, path

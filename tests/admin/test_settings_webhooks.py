@@ -111,6 +111,9 @@ async def test_a_test_event_shows_what_came_back_and_is_sent_again(people: NewPe
     assert "No answer: connect failed" in shown
     assert "webhook_endpoint.test" in (await person.get(path)).text
     assert "webhook_endpoint.test" not in (await person.get(f"{path}?state=delivered")).text
+    other, _ = await made(person, f"{NOBODY}/other")
+    elsewhere = where.replace(path, other)
+    assert (await person.get(elsewhere)).status_code == 404, "a delivery of another endpoint"
     again = await person.post(f"{where}/replay", where)
     assert again.headers["location"] == f"/admin{where}"
     assert "It is sent again" in (await person.get(where)).text

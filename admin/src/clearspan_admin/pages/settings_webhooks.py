@@ -12,7 +12,7 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath
 
 from clearspan.platform import ids
-from clearspan.platform.problems import InvalidRequest
+from clearspan.platform.problems import InvalidRequest, NotFound
 from clearspan.webhooks.errors import TooManyEndpoints, UrlRefused
 from clearspan.webhooks.schemas import (
     DeliveryWithAttempts,
@@ -39,6 +39,7 @@ KINDS = (
             ("dispute", mark("Disputes and returned direct debits.")),
             ("operation", mark("Each thing that is asked of a PSP, and decisions of people.")),
             ("incident", mark("Something contradicts itself; a person has to look.")),
+            ("approval", mark("What one person asked for and another has to allow.")),
         ),
     ),
     (
@@ -56,6 +57,7 @@ KINDS = (
             ("invoice", mark("Opened, paid, voided, given up.")),
             ("credit_note", mark("Invoices taken back, in whole or in part.")),
             ("rebill", mark("How unpaid invoices are collected.")),
+            ("dunning_plan", mark("Plans for collecting.")),
             ("plan", mark("What is sold.")),
             ("coupon", mark("Discounts.")),
         ),
@@ -69,10 +71,11 @@ KINDS = (
             ("api_key", mark("API keys made, rotated, revoked.")),
             ("operator", mark("Who may sign in, with which role.")),
             ("tenant", mark("The tenant and how it bills.")),
+            ("test_clock", mark("Months in seconds, in test mode.")),
         ),
     ),
 )
-"""What can be asked for as a whole, in groups."""
+"""What can be asked for as a whole, in groups; a kind that is not named here can be asked for by its name."""
 STATES = ("pending", "delivered", "failed", "canceled")
 _ALL = "*"
 
@@ -235,6 +238,8 @@ class WebhookEndpointsController(Controller):
         scope = web.caller_of(request).scope
         endpoint = await webhooks.get(scope, ids.decode("we", endpoint_id))
         found = await webhooks.delivery(scope, ids.decode("wd", delivery_id))
+        if found.endpoint != endpoint.id:
+            raise NotFound(web.say(request, "There is no page at this address."))
         return web.page(request, "settings/delivery.html", endpoint=endpoint, delivery=found)
 
     @post("/{endpoint_id:str}/deliveries/{delivery_id:str}/replay", opt=WRITE, status_code=303)
