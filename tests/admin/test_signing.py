@@ -419,6 +419,25 @@ async def test_what_needs_a_factor_asks_and_goes_on_with_everything_typed(
         assert "recovery codes" in answer.text
 
 
+async def test_a_form_that_waits_for_a_code_outlives_the_session_too(
+    gateway: Gateway, merchant: Merchant, browser: Browser
+) -> None:
+    who = await someone(gateway, merchant, codes=True)
+    await browser.sign_in(who.operator.email)
+    await browser.send("/sign-in/code", code=who.code())
+    with later(minutes=12):
+        await browser.get("/profile")
+        browser.last = await browser.http.post("/admin/profile/recovery-codes", data=_hidden(browser.last.text))
+        assert browser.last.status_code == 403
+    with later(minutes=50):
+        answer = await browser.send("/confirm", code=who.code())
+        assert answer.status_code == 401
+        await browser.send("/sign-in", email=who.operator.email, password=PASSWORD)
+        answer = await browser.send("/sign-in/code", code=who.code())
+        assert "/profile/recovery-codes" in answer.text
+        assert (await browser.send("/profile/recovery-codes")).status_code == 200
+
+
 async def test_without_a_second_factor_the_password_confirms(
     gateway: Gateway, merchant: Merchant, browser: Browser
 ) -> None:

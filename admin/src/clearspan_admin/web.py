@@ -444,6 +444,8 @@ def _carry(request: Http) -> str:
     secret = sessions.csrf(request.cookies.get(sessions.cookie, ""))
     if not hmac.compare_digest(_masked(secret, salt).encode(), token.encode()):
         return ""
+    if request.scope["path"] == f"{PATH}/confirm":  # The form that waits for the code waits on.
+        return Form(_pairs(state["typed"])).text("carried")
     if signed is not None:
         who_it_is, tenant_id, live = signed.operator.operator_id, signed.membership.tenant_id, signed.session.live
     elif isinstance(owner, Owner) and owner.tenant_id is not None:
