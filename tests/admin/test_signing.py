@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import re
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -18,13 +19,15 @@ import pytest
 from cryptography.hazmat.primitives.hashes import SHA1
 from cryptography.hazmat.primitives.twofactor.totp import TOTP
 from tests.admin.conftest import NewPerson, Person
-from tests.conftest import BASE_URL, Merchant
+from tests.conftest import BASE_URL, Merchant, Urls, lifespan
 
 from clearspan.access import signing as signing_module
 from clearspan.access.sessions import Operator
-from clearspan.app import Gateway
-from clearspan.platform import clock
+from clearspan.app import Gateway, create_app
+from clearspan.platform import clock, plugins
+from clearspan.platform.crypto import MasterKey
 from clearspan.platform.gate import AsgiApp
+from clearspan.settings import Settings
 from clearspan_admin import web
 
 PASSWORD = "three blind mice and a cat"
@@ -416,6 +419,25 @@ async def test_what_needs_a_factor_asks_and_goes_on_with_everything_typed(
         assert "recovery codes" in answer.text
 
 
+async def test_a_form_that_waits_for_a_code_outlives_the_session_too(
+    gateway: Gateway, merchant: Merchant, browser: Browser
+) -> None:
+    who = await someone(gateway, merchant, codes=True)
+    await browser.sign_in(who.operator.email)
+    await browser.send("/sign-in/code", code=who.code())
+    with later(minutes=12):
+        await browser.get("/profile")
+        browser.last = await browser.http.post("/admin/profile/recovery-codes", data=_hidden(browser.last.text))
+        assert browser.last.status_code == 403
+    with later(minutes=50):
+        answer = await browser.send("/confirm", code=who.code())
+        assert answer.status_code == 401
+        await browser.send("/sign-in", email=who.operator.email, password=PASSWORD)
+        answer = await browser.send("/sign-in/code", code=who.code())
+        assert "/profile/recovery-codes" in answer.text
+        assert (await browser.send("/profile/recovery-codes")).status_code == 200
+
+
 async def test_without_a_second_factor_the_password_confirms(
     gateway: Gateway, merchant: Merchant, browser: Browser
 ) -> None:
@@ -477,6 +499,67 @@ async def test_a_form_of_another_site_is_not_carried_on(gateway: Gateway, mercha
             answer = await browser.http.post("/admin/profile", data=data, headers=headers)
             assert answer.status_code == 401
             assert 'name="carried"' not in answer.text
+
+
+async def test_a_page_from_before_signing_in_again_offers_its_form_once_more(
+    gateway: Gateway, merchant: Merchant, browser: Browser
+) -> None:
+    who = await someone(gateway, merchant)
+    await browser.sign_in(who.operator.email)
+    old = _hidden((await browser.get("/profile")).text)
+    typed = {"name": "Typed before", "locale": "de_AT", "timezone": "UTC", "theme": "auto"}
+    with later(minutes=31):
+        await browser.sign_in(who.operator.email)  # In another tab.
+        browser.last = await browser.http.post("/admin/profile", data=old | typed)
+        assert browser.last.status_code == 409
+        assert "Nothing was done yet" in browser.last.text
+        assert (await gateway.operators.get(who.operator.operator_id)).name == "Support"
+        elsewhere = await browser.http.post("/admin/profile", data=old | typed, headers={"Sec-Fetch-Site": "same-site"})
+        assert elsewhere.status_code == 403
+        assert (await browser.send("/profile")).status_code == 303
+    assert (await gateway.operators.get(who.operator.operator_id)).name == "Typed before"
+
+
+async def test_a_page_opened_in_the_other_mode_acts_no_more(people: NewPerson) -> None:
+    person = await people("support")
+    old = _hidden((await person.get("/profile")).text)
+    await person.post("/look-at", "/", mode="live")
+    answer = await person.http.post("/admin/profile", data=old | {"name": "x"})
+    assert answer.status_code == 409
+    assert "form_stale" in answer.text
+    assert (await person.http.post("/admin/look-at", data=old | {"mode": "test"})).status_code == 303
+
+
+async def test_over_https_the_cookie_is_bound_to_host_and_https_and_links_keep_the_prefix(
+    urls: Urls, cockpit_settings: Settings, master: MasterKey, merchant: Merchant
+) -> None:
+    server = msgspec.structs.replace(cockpit_settings.server, public_url="https://gateway.test/gateway")
+    settings = msgspec.structs.replace(cockpit_settings, server=server)
+    gateway = Gateway(settings, urls.app, master, plugins.load(settings.plugins.enabled))
+    application = create_app(gateway)
+    async with (
+        lifespan(application),
+        httpx.AsyncClient(
+            transport=httpx.ASGITransport(app=application),  # type: ignore[arg-type]
+            base_url="https://gateway.test",
+            headers={"Origin": "https://gateway.test", "Sec-Fetch-Site": "same-origin"},
+        ) as http,
+    ):
+        who, browser = await someone(gateway, merchant), Browser(http)
+        answer = await browser.sign_in(who.operator.email, next="/profile")
+        assert answer.headers["location"] == "/gateway/admin/profile"
+        (cookie,) = [each for each in answer.headers.get_list("set-cookie") if each.startswith("__Host-clearspan=")]
+        assert {"secure", "httponly", "path=/"} <= {part.strip().lower() for part in cookie.split(";")}
+        assert "domain=" not in cookie.lower()
+        url = await gateway.signing.invite(merchant.caller, "owner", "over-https@example.com", "support")
+        assert url.startswith("https://gateway.test/gateway/admin/link/")
+
+
+async def test_many_tries_at_once_do_not_pass_the_limit_together(gateway: Gateway) -> None:
+    limit, account = gateway.settings.access.sign_in_tries_max, f"{clock.random_bytes(4).hex()}@example.com"
+    tries = [gateway.signing._try(account, "192.0.2.9") for _ in range(2 * limit)]
+    ends = await asyncio.gather(*tries, return_exceptions=True)
+    assert sum(not isinstance(end, Exception) for end in ends) == limit
 
 
 async def test_htmx_is_sent_to_sign_in_and_back_to_the_page(browser: Browser) -> None:

@@ -4,7 +4,8 @@
   nothing comes from another host. Violations are reported to ``/admin/csp-reports`` and logged.
 - **Forms.** A POST is refused unless the browser says that it comes from this origin (``Sec-Fetch-Site``, ``Origin``) *and* it
   carries the session's token, masked anew in each page so that compression tells nothing about it. Litestar's own
-  double-submit cookie is not bound to the session; this is.
+  double-submit cookie is not bound to the session; this is. It also says who looked in which tenant and mode: a page that was
+  opened in another one, before somebody switched in another tab, acts no more.
 - **Idempotency.** A form that acts carries ``key``, random and new with each page: the service sees it as an ``Idempotency-Key``,
   so a double click acts once and shows the same result twice.
 - **A session that is over** loses nothing: the form that came too late goes through signing in, sealed for the person whose it
@@ -34,7 +35,14 @@ from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
 from markupsafe import Markup, escape
 
-from clearspan.access.errors import FormRefused, NoTenant, SecondFactorRequired, SignInRequired, StepUpRequired
+from clearspan.access.errors import (
+    FormRefused,
+    FormStale,
+    NoTenant,
+    SecondFactorRequired,
+    SignInRequired,
+    StepUpRequired,
+)
 from clearspan.access.sessions import Owner, Sessions, Signed
 from clearspan.access.signing import Signing
 from clearspan.platform import clock
@@ -56,6 +64,8 @@ _CARRIED_MAX = 46_000
 _CARRIED_S = 2 * 3600
 _NEVER_CARRIED: Final = ("password", "secret", "code")
 _NEXT_MAX = 2_000
+_ANYWHERE: Final = (f"{PATH}/look-at", f"{PATH}/sign-out")
+"""What means the same wherever the page was opened."""
 
 
 # -- Rendering ------------------------------------------------------------------------------------------------------------------
@@ -248,8 +258,9 @@ def csrf_token(request: Http) -> str:
     secret = _csrf_secret(request)
     if not secret:
         return ""
-    salt = clock.random_bytes(_SALT_BYTES).hex()
-    return f"{salt}.{_masked(secret, salt)}"
+    salt, signed = clock.random_bytes(_SALT_BYTES).hex(), signed_in(request)
+    sessions: Sessions = request.app.state.sessions
+    return f"{salt}.{_masked(secret, salt)}.{sessions.place(signed, salt) if signed else ''}"
 
 
 async def check_form(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
@@ -257,6 +268,7 @@ async def check_form(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRout
 
     Raises:
         FormRefused: another origin, no token, or another session's.
+        FormStale: the page was opened in another tenant, mode or session of the same person.
     """
     if connection.scope.get("method") in ("GET", "HEAD", "OPTIONS") or not isinstance(connection, Request):
         return
@@ -265,7 +277,18 @@ async def check_form(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRout
         return
     typed = await connection.body()
     connection.scope["state"]["typed"] = typed
-    _check_token(connection, typed, _csrf_secret(connection))
+    salt, token, place = _token_of(connection, typed)
+    signed = signed_in(connection)
+    sessions: Sessions = connection.app.state.sessions
+    secret = _csrf_secret(connection)
+    in_place = signed is not None and hmac.compare_digest(sessions.place(signed, salt).encode(), place.encode())
+    if not secret or not hmac.compare_digest(_masked(secret, salt).encode(), token.encode()):
+        # Somebody who signed in again in another tab: the browser says that the form is ours, and its token that it is theirs.
+        if in_place and connection.headers.get("sec-fetch-site") == "same-origin":
+            raise FormStale
+        raise FormRefused
+    if signed is not None and not in_place and connection.scope["path"] not in _ANYWHERE:
+        raise FormStale
 
 
 def _check_origin(request: Http) -> None:
@@ -276,11 +299,10 @@ def _check_origin(request: Http) -> None:
         raise FormRefused("Another site sent this form. Nothing was done.")
 
 
-def _check_token(request: Http, typed: bytes, secret: str) -> None:
-    given = request.headers.get("x-csrf-token") or Form(_pairs(typed)).text("csrf")
-    salt, _dot, token = given.partition(".")
-    if not secret or not hmac.compare_digest(_masked(secret, salt).encode(), token.encode()):
-        raise FormRefused
+def _token_of(request: Http, typed: bytes) -> tuple[str, str, str]:
+    given = (request.headers.get("x-csrf-token") or Form(_pairs(typed)).text("csrf")).split(".")
+    salt, token, place, *_ = [*given, "", "", ""]
+    return salt, token, place
 
 
 def _masked(secret: str, salt: str) -> str:
@@ -424,27 +446,38 @@ def carried_of(request: Http, sealed: str, signed: Signed) -> Carried | None:
 def _carry(request: Http) -> str:
     """The form of a refused POST, sealed; nothing when it does not come from a page of ours, or is not to be kept."""
     state = request.scope["state"]
-    signed, owner, typed = signed_in(request), state.get("owner"), state.get("typed", b"")
-    urlencoded = request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded")
-    if not urlencoded or len(typed) > _CARRIED_MAX or (signed is None and not isinstance(owner, Owner)):
-        return ""
+    signed, owner = signed_in(request), state.get("owner")
     sessions: Sessions = request.app.state.sessions
     try:
         # The session may be over, and still only its own pages know the token of its forms.
         _check_origin(request)
-        _check_token(request, typed, sessions.csrf(request.cookies.get(sessions.cookie, "")))
-        pairs = Form(_pairs(typed)).pairs
+        salt, token, _ = _token_of(request, state.get("typed", b""))
     except FormRefused:
         return ""
-    secret = {name for name, _ in pairs if any(word in name.lower() for word in _NEVER_CARRIED)}
-    query = request.scope["query_string"].decode("latin-1")
+    secret = sessions.csrf(request.cookies.get(sessions.cookie, ""))
+    if not hmac.compare_digest(_masked(secret, salt).encode(), token.encode()):
+        return ""
+    if request.scope["path"] == f"{PATH}/confirm":  # The form that waits for the code waits on.
+        return Form(_pairs(state["typed"])).text("carried")
     if signed is not None:
         who_it_is, tenant_id, live = signed.operator.operator_id, signed.membership.tenant_id, signed.session.live
-    else:
-        assert isinstance(owner, Owner)
-        if owner.tenant_id is None:
-            return ""
+    elif isinstance(owner, Owner) and owner.tenant_id is not None:
         who_it_is, tenant_id, live = owner.operator_id, owner.tenant_id, owner.live
+    else:
+        return ""
+    carried = _sent(request, tenant_id, live=live)
+    return "" if carried is None else signing_of(request).seal("form", carried, _CARRIED_S, str(who_it_is))
+
+
+def _sent(request: Http, tenant_id: UUID, *, live: bool) -> Carried | None:
+    """The form that was sent, when it can be kept."""
+    typed: bytes = request.scope["state"].get("typed", b"")
+    urlencoded = request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded")
+    if not urlencoded or len(typed) > _CARRIED_MAX:
+        return None
+    pairs = Form(_pairs(typed)).pairs
+    secret = {name for name, _ in pairs if any(word in name.lower() for word in _NEVER_CARRIED)}
+    query = request.scope["query_string"].decode("latin-1")
     carried = Carried(
         path=request.scope["path"].removeprefix(PATH) + (f"?{query}" if query else ""),
         fields=[pair for pair in pairs if pair[0] != "csrf" and pair[0] not in secret],
@@ -452,9 +485,7 @@ def _carry(request: Http) -> str:
         tenant_id=tenant_id,
         live=live,
     )
-    if len(msgspec.json.encode(carried)) > _CARRIED_MAX:
-        return ""
-    return signing_of(request).seal("form", carried, _CARRIED_S, str(who_it_is))
+    return carried if len(msgspec.json.encode(carried)) <= _CARRIED_MAX else None
 
 
 def _page_before(request: Http) -> str:
@@ -504,6 +535,15 @@ def refused(request: Http, error: DomainError) -> Response[bytes]:
         )
     if isinstance(error, SignInRequired | StepUpRequired | SecondFactorRequired):
         return _first(request, error)
+    if isinstance(error, FormStale) and not is_fragment(request):
+        place = _token_of(request, request.scope["state"]["typed"])
+        signed = who(request)
+        sent = _sent(request, signed.membership.tenant_id, live=signed.session.live)
+        sessions: Sessions = request.app.state.sessions
+        if (
+            sent is not None and sessions.place(signed, place[0]) == place[2]
+        ):  # The same tenant and mode, another session.
+            return page(request, "signing/continue.html", status=error.status, carried=sent, back=_page_before(request))
     # Looked up here and not by ``_()`` in a template, which takes what it is given for safe markup.
     document = error.document() | {"request_id": request.scope["state"]["request_id"]}
     document |= {name: say(request, document[name]) for name in ("title", "detail")}

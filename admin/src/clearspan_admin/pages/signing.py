@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
+import msgspec
 from litestar import Controller, Response, get, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath
@@ -273,6 +274,12 @@ async def _go_on(request: Http, sessions: Sessions, form: Form) -> Response[byte
         return web.go(request, web.own_path(form.text("next")), lost, "info")
     if (carried.tenant_id, carried.live) != (signed.membership.tenant_id, signed.session.live):
         await sessions.look_at(signed, tenant_id=carried.tenant_id, live=carried.live)
+        again = await sessions.find_by_id(signed.session.session_id)
+        assert again is not None
+        if (again.membership.tenant_id, again.session.live) != (carried.tenant_id, carried.live):
+            said = web.say(request, "What was typed before belongs to a tenant that you are no longer a member of.")
+            return web.go(request, "/", said, "info")
+        request.scope["state"]["signed"] = msgspec.structs.replace(again, csrf=signed.csrf)
     return web.page(request, "signing/continue.html", carried=carried, back=web.own_path(form.text("next")))
 
 

@@ -93,6 +93,15 @@ class FormRefused(DomainError):
     advice = "Open the page again and repeat the action. Nothing was done."
 
 
+class FormStale(DomainError):
+    """A form of a page that was opened in another tenant or mode, or before its person signed in anew."""
+
+    code = "form_stale"
+    status = 409
+    title = "This page is older than what you look at now"
+    advice = "You have switched tenant or mode, or signed in again, since the page was opened. Nothing was done: open it again."
+
+
 class EmailTaken(DomainError):
     """Somebody has the address."""
 
