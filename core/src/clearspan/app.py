@@ -104,7 +104,7 @@ class Gateway:
         self.signing = Signing(
             self.db, master, settings.access, public_url, self.operators, self.sessions, self.tenants
         )
-        self.oauth = OAuth(self.db, settings, tokens, self.authenticator, self.sessions, self.operators)
+        self.oauth = OAuth(self.db, settings, tokens, self.authenticator, self.sessions, self.operators, self.signing)
         self.openid = OpenId(settings, master, self.sessions, self.operators, self.tenants)
         self.capture_links = CaptureLinks(master.derive("capture-link"), settings.server.public_url)
         self.vaults = Vaults(plugins, settings, self.capture_links)
