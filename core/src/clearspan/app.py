@@ -87,10 +87,10 @@ class Gateway:
         self.authenticator = Authenticator(self.db, pepper, settings.access, tokens, self.sessions)
         self.api_keys = ApiKeys(self.db, pepper, settings.access, self.authenticator)
         self.operators = Operators(self.db, master, settings.access, self.sessions)
-        self.oauth = OAuth(self.db, settings, tokens, self.authenticator, self.sessions, self.operators)
-        self.openid = OpenId(settings, master, self.sessions, self.operators, self.tenants)
         self.capture_links = CaptureLinks(master.derive("capture-link"), settings.server.public_url)
         self.vaults = Vaults(plugins, settings, self.capture_links)
+        self.oauth = OAuth(self.db, settings, tokens, self.authenticator, self.sessions, self.operators)
+        self.openid = OpenId(settings, master, self.sessions, self.operators, self.tenants)
         self.customers = Customers(self.db, self.tenants, self.vaults, plugins.psps)
         self.mandates = Mandates(self.db, self.tenants)
         self.psps = PspAccounts(
@@ -259,8 +259,6 @@ SERVICES = (
     "api_keys",
     "sessions",
     "operators",
-    "oauth",
-    "openid",
     "psps",
     "psp_webhooks",
     "settlements",
@@ -268,6 +266,8 @@ SERVICES = (
     "capture_links",
     "webhooks",
     "feed",
+    "oauth",
+    "openid",
     "proofs",
     "plugins",
     "db",
