@@ -231,7 +231,7 @@ def litestar_app(gateway: Gateway) -> Litestar:
         },
         lifespan=[lifespan],
         state=State({"gateway": gateway, "authenticator": gateway.authenticator, "sessions": gateway.sessions}),
-        openapi_config=openapi(),
+        openapi_config=openapi(gateway.settings.server.public_url),
         request_max_body_size=None,  # The gate has counted.
         type_encoders={},
         logging_config=None,
