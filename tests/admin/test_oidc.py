@@ -16,7 +16,7 @@ import httpx
 import msgspec
 import pytest
 from structlog.testing import capture_logs
-from tests.admin.conftest import signed_in
+from tests.admin.conftest import Served, Tabs, picture, signed_in
 from tests.conftest import BASE_URL, Merchant, Urls, free_ports, lifespan
 
 from clearspan.access.sessions import Operator
@@ -664,6 +664,39 @@ async def test_without_a_provider_there_is_no_such_sign_in(app: AsgiApp, gateway
         for path in ("/admin/oidc/start", "/admin/oidc/callback?code=x&state=y"):
             answer = await http.get(path)
             assert (answer.status_code, "oidc_off" in answer.text) == (404, True)
+
+
+@pytest.mark.parametrize(
+    ("language", "said"), [("de", "nicht angemeldet"), ("fr", "ne vous a pas"), ("es", "no ha iniciado")]
+)
+async def test_a_refusal_speaks_the_browsers_language(site: Site, provider: Provider, language: str, said: str) -> None:
+    provider.tell(deny=True)
+    browser = site.browser()
+    browser.http.headers["Accept-Language"] = language
+    answer = await browser.sign_in()
+    refused(answer, 403, "oidc_denied", browser)
+    assert said in answer.text
+
+
+async def test_in_a_real_browser(shared: Site, provider: Provider, tabs: Tabs, served: Served) -> None:
+    """Cookies, redirects between two origins and the policy, as a browser has them."""
+    operator, _ = await signed_in(served.gateway, served.merchant, "owner", strong=False)
+    callback = f"{served.url}/admin/oidc/callback"
+    served.gateway.openid._settings = shared.gateway.settings.oidc
+    provider.tell(known(operator), redirects=[callback])
+    page = await tabs.open(None)
+    await page.goto(f"{served.url}/admin/oidc/start?next=/")
+    assert page.url == f"{served.url}/admin/"
+    assert await page.locator("h1").inner_text() == "Home"
+    provider.tell(deny=True, redirects=[callback])
+    for name, look in {"light": {}, "dark": {"dark": True}, "phone": {"width": 390}}.items():
+        page = await tabs.open(None, **look)
+        tabs.complaints.clear()
+        await page.goto(f"{served.url}/admin/oidc/start")
+        assert await page.locator("h1").inner_text() == "The provider did not sign you in"
+        await picture(page, f"oidc-refused-{name}")
+    # A browser writes every answer of 4xx to its console.
+    tabs.complaints[:] = [said for said in tabs.complaints if "status of 403" not in said]
 
 
 # -- A provider that we did not write -------------------------------------------------------------------------------------------

@@ -445,3 +445,42 @@ def test_the_generator_writes_both(tmp_path: Path) -> None:
 def test_the_files_in_config_load() -> None:
     assert load(ROOT / "config" / "default.toml", {}) == load(environ={})
     assert load(ROOT / "config" / "dev.toml", {}).log.format == "console"
+
+
+# An OpenID provider
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ('issuer = "http://sso.example.com"\nclient_id = "x"', "oidc.issuer"),
+        ('issuer = "https://sso.example.com?x=y"\nclient_id = "x"', "oidc.issuer"),
+        ('issuer = "https://sso.example.com"', "oidc.client_id"),
+        ("require = true", "oidc.require"),
+        ('provision_role = "support"', "oidc.provision_role"),
+        ('provision_role = "owner"\nprovision_tenant = "acme"', "oidc.provision_role"),
+        ('scopes = ["email"]', "oidc.scopes"),
+        ('scopes = ["openid", "a b"]', "oidc.scopes"),
+        ('allowed_domains = ["@example.com"]', "oidc.allowed_domains"),
+        ('allowed_domains = ["Example.com"]', "oidc.allowed_domains"),
+    ],
+)
+def test_an_openid_provider_that_would_not_do_what_is_meant_stops_the_start(
+    tmp_path: Path, text: str, problem: str
+) -> None:
+    (said,) = problems(file(tmp_path, f"[oidc]\n{text}\n"))
+    assert problem in said
+
+
+def test_an_openid_provider_is_set_up_and_its_secret_is_not_shown(tmp_path: Path) -> None:
+    for issuer in ("https://sso.example.com/realms/staff", "http://127.0.0.1:8180", "http://localhost:8180"):
+        path = file(tmp_path, f'[oidc]\nissuer = "{issuer}"\nclient_id = "clearspan"\n')
+        settings = load(path, {"CLEARSPAN_OIDC_CLIENT_SECRET": "s3cret", "CLEARSPAN_OIDC_SCOPES": "openid,email"})
+        assert settings.oidc.scopes == ("openid", "email")
+        assert settings.oidc.client_secret.reveal() == "s3cret"
+        assert "s3cret" not in repr(settings)
+
+
+def test_an_access_token_lives_a_quarter_of_an_hour_at_most(tmp_path: Path) -> None:
+    (said,) = problems(file(tmp_path, "[access]\ntoken_ttl_min = 16\n"))
+    assert "integer from 1 to 15" in said

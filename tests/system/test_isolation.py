@@ -51,6 +51,9 @@ DOORS |= {"audit_nodes", "audit_state", "audit_checkpoints"}
 """Hashes, the tree's size and what was signed: the same for everybody, and nothing of a row."""
 DOORS |= {"plugins_seen", "plugins_history"}
 """Which plugins ran: names and versions, nothing of a tenant's."""
+DOORS |= {"api_key_by_id", "operator_session_open", "oauth_refresh_add", "oauth_refresh_use", "oauth_session_end"}
+"""What stands behind an access token: each takes an id that only a signed token tells, or the hash of a refresh token, and gives
+that one key, yes or no, or that one session's ids and scopes."""
 DOORS |= {
     "operator_find", "operator_add", "operator_change", "operator_totp_use", "operator_recovery_use", "operators_count",
     "operators_of_tenant", "operator_session_add", "operator_session_find", "operator_session_change", "operator_sessions_end",
@@ -62,6 +65,7 @@ operators_of_tenant and operator_invitations, which list members and open invita
 DOORS |= {"api_key_by_id", "operator_session_open", "oauth_refresh_add", "oauth_refresh_use", "oauth_session_end"}
 """What stands behind an access token: each takes an id that only a signed token tells, or the hash of a refresh token, and gives
 that one key, yes or no, or that one session's ids and scopes."""
+operators_of_tenant, which lists the members of the tenant that is entered."""
 INSTALLATION_WIDE = ("plugin_log", "journal_leaves", "journal_nodes", "checkpoints", "checkpoint_pushes")
 INSTALLATION_WIDE += ("operators", "operator_sessions", "operator_links", "sign_in_tries", "oauth_refresh_tokens")
 """People, who may be members of many tenants; the log of plugins, which run for all tenants; the tables of that tree. There is

@@ -14,7 +14,7 @@ from litestar.exceptions import HTTPException, ValidationException
 from litestar.params import HeaderParameter
 
 from clearspan.access.guard import Authenticator, authorize, check_scopes
-from clearspan.access.oauth import OAuth
+from clearspan.access.oauth import OAuth, PasswordAndCode
 from clearspan.access.oidc import OpenId
 from clearspan.access.operators import Operators
 from clearspan.access.service import ApiKeys
@@ -104,10 +104,11 @@ class Gateway:
         self.signing = Signing(
             self.db, master, settings.access, public_url, self.operators, self.sessions, self.tenants
         )
-        self.oauth = OAuth(self.db, settings, tokens, self.authenticator, self.sessions, self.operators, self.signing)
-        self.openid = OpenId(settings, master, self.sessions, self.operators, self.tenants)
         self.capture_links = CaptureLinks(master.derive("capture-link"), settings.server.public_url)
         self.vaults = Vaults(plugins, settings, self.capture_links)
+        people = PasswordAndCode(self.signing)
+        self.oauth = OAuth(self.db, settings, tokens, self.authenticator, self.sessions, self.operators, people)
+        self.openid = OpenId(settings, master, self.sessions, self.operators, self.tenants)
         self.customers = Customers(self.db, self.tenants, self.vaults, plugins.psps)
         self.mandates = Mandates(self.db, self.tenants)
         self.psps = PspAccounts(
@@ -255,7 +256,7 @@ def litestar_app(gateway: Gateway) -> Litestar:
         },
         lifespan=[lifespan],
         state=State({"gateway": gateway, "authenticator": gateway.authenticator, "sessions": gateway.sessions}),
-        openapi_config=openapi(),
+        openapi_config=openapi(gateway.settings.server.public_url),
         request_max_body_size=None,  # The gate has counted.
         type_encoders={},
         logging_config=None,

@@ -8,10 +8,11 @@ from typing import Any
 from litestar import Litestar, Router
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
-from litestar.openapi.spec import Components, SecurityScheme, Tag
+from litestar.openapi.spec import Components, OAuthFlow, OAuthFlows, SecurityScheme, Tag
 
 from clearspan.access.controller import ApiKeyController
 from clearspan.access.guard import PUBLIC
+from clearspan.access.keys import SCOPES
 from clearspan.access.people_controller import OperatorController
 from clearspan.access.oauth_controller import OAuthController
 from clearspan.customers.controller import CustomerController, PaymentMethodController
@@ -94,8 +95,19 @@ def summarise(app: Litestar) -> None:
                 handler.summary = re.split(r"[.;:] |\.?\n|\.$", handler.fn.__doc__.strip(), maxsplit=1)[0]
 
 
-def openapi() -> OpenAPIConfig:
-    """The OpenAPI 3.1 document at ``/openapi.json``."""
+def openapi(public_url: str) -> OpenAPIConfig:
+    """The OpenAPI 3.1 document at ``/openapi.json``; token endpoints stand in it with their whole address, where it is known."""
+    schemes = {"api_key": SecurityScheme(type="http", scheme="bearer")}
+    if public_url:
+        token_url = f"{public_url}/oauth/token"
+        schemes["oauth2"] = SecurityScheme(
+            type="oauth2",
+            description="Forms and refusals of the token endpoint are OAuth's own: docs/api.md, OAuth2.",
+            flows=OAuthFlows(
+                client_credentials=OAuthFlow(token_url=token_url, scopes=SCOPES),
+                password=OAuthFlow(token_url=token_url, refresh_url=token_url, scopes=SCOPES),
+            ),
+        )
     return OpenAPIConfig(
         title="Clearspan",
         version="v1",
@@ -108,8 +120,8 @@ def openapi() -> OpenAPIConfig:
         openapi_router=Router(path="/openapi", route_handlers=[], opt={"scope": PUBLIC}, include_in_schema=False),
         render_plugins=[JsonRenderPlugin()],
         use_handler_docstrings=True,
-        components=Components(security_schemes={"api_key": SecurityScheme(type="http", scheme="bearer")}),
-        security=[{"api_key": []}],
+        components=Components(security_schemes={**schemes}),
+        security=[{name: []} for name in schemes],
         tags=[
             Tag(name="Payments", description="Payment intents, from creation to refund."),
             Tag(name="Customers", description="Customers and their payment methods."),

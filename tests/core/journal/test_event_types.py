@@ -29,6 +29,8 @@ def in_python() -> Iterator[str]:
     others = (
         "access/operators.py",
         "access/signing.py",
+        "access/oauth.py",
+        "access/oidc.py",
         "customers/mandates.py",
         "rebills/clocks.py",
         "rebills/dunning.py",

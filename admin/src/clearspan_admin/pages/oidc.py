@@ -62,7 +62,12 @@ async def _previous(request: Http, sessions: Sessions) -> Signed | None:
 
 def _refused(request: Http, error: DomainError) -> Response[bytes]:
     """Why not, and the way back. A cookie is good for one answer, whatever it was."""
-    problem = error.document() | {"request_id": request.scope["state"]["request_id"]}
+    problem = {
+        "code": error.code,
+        "title": web.say(request, error.title),
+        "detail": web.say(request, error.detail),
+        "request_id": request.scope["state"]["request_id"],
+    }
     answer = web.page(request, "oidc/refused.html", status=error.status, problem=problem)
     answer.delete_cookie(_cookie(request), path="/")
     return answer

@@ -60,6 +60,42 @@ class ChecksPassword(Protocol):
         ...
 
 
+class SignsIn(Protocol):
+    """What ``PasswordAndCode`` needs of ``access.signing.Signing``."""
+
+    async def by_password(self, email: str, password: str, *, ip: str, request_id: str) -> Operator:
+        """The person with this password."""
+        ...
+
+    def step(self, operator: Operator, visit: str) -> str:
+        """What goes between password and code."""
+        ...
+
+    async def by_code(self, step: str, code: str, *, visit: str, ip: str, request_id: str) -> Operator:
+        """The person of ``step``, who has given a code as well."""
+        ...
+
+
+class PasswordAndCode:
+    """``ChecksPassword`` in one step, where the sign-in page takes two.
+
+    Args:
+        signing: knows the people, and counts what fails.
+    """
+
+    def __init__(self, signing: SignsIn) -> None:
+        self._signing = signing
+
+    async def verify(self, email: str, password: str, code: str, address: str, request_id: str) -> Operator:
+        """See ``ChecksPassword``."""
+        operator = await self._signing.by_password(email, password, ip=address, request_id=request_id)
+        if not operator.has_second_factor:
+            return operator
+        visit = clock.random_bytes(16).hex()
+        step = self._signing.step(operator, visit)
+        return await self._signing.by_code(step, code, visit=visit, ip=address, request_id=request_id)
+
+
 class OAuthRefused(Exception):
     """A refusal as RFC 6749, 5.2 has it.
 

@@ -212,22 +212,6 @@ class Signing:
 
         return await self._guarded(operator.email, ip, request_id, "second_factor", judge, CodeWrong)
 
-    async def verify(self, email: str, password: str, code: str, address: str, request_id: str) -> Operator:
-        """Password and code in one step, for the token endpoint (``access.oauth``). The limits are those of the sign-in page.
-
-        Raises:
-            SignInFailed, CodeWrong: no.
-            TooManyTries: for now nobody may try.
-        """
-        operator = await self.by_password(email, password, ip=address, request_id=request_id)
-        if not operator.has_second_factor:
-            return operator
-
-        async def judge() -> tuple[Operator | None, bool]:
-            return operator, await self._takes(operator, code, request_id)
-
-        return await self._guarded(operator.email, address, request_id, "second_factor", judge, CodeWrong)
-
     async def begin(
         self,
         operator: Operator,
