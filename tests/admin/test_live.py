@@ -266,7 +266,7 @@ async def test_the_table_follows_the_payments_without_a_reload(served: Served, t
     await page.goto(f"{served.url}/admin/")
     table = page.locator("[data-live] tbody")
     await page.locator('[data-live][data-state="live"]').wait_for()
-    assert await page.locator("[data-live-word]").inner_text() == "Live"
+    assert await page.locator("[data-live-word]").inner_text() == "Live updates"
     await page.evaluate("window.notReloaded = true")
 
     second = await served.shop.paid(2222)
