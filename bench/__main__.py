@@ -36,7 +36,7 @@ import asyncpg
 import httpx
 import msgspec
 
-from bench import charging, isolation, null_psp, planning
+from bench import charging, isolation, null_psp, planning, streams
 from clearspan.access.keys import SCOPES
 from clearspan.app import Gateway
 from clearspan.payments.schemas import PaymentCreate
@@ -56,14 +56,16 @@ BARS = {"null": 0.45, "sandbox": 0.30}
 class Bench:
     """One PostgreSQL, one tenant, one card, an account ``alpha``; with the null PSP also ``beta``, which can hang."""
 
-    def __init__(self, home: Path, psp: str, settings: str = "") -> None:
+    def __init__(self, home: Path, psp: str, settings: str = "", *, cockpit: bool = False) -> None:
         self.home = home
         self.psp = psp
         self.hang_file = home / "hang"
         vault_port, psp_port = _port(), _port()
+        admin = 'admin = ""\n' if cockpit else ""
         (home / "clearspan.toml").write_text(
             "[plugins.enabled]\n"
             '"psp-sandbox" = ""\n"vault-sandbox" = ""\n'
+            f"{admin}"
             f'[plugin.psp-sandbox]\nurl = "http://127.0.0.1:{psp_port}"\n'
             f'[plugin.vault-sandbox]\nurl = "http://127.0.0.1:{vault_port}"\n{settings}'
         )
@@ -247,7 +249,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=8)
     parser.add_argument("--clients", type=int, default=16)
-    parser.add_argument("--only", choices=("payments", "p21", "planning", "charging"), help="one of the parts")
+    parser.add_argument(
+        "--only", choices=("payments", "p21", "planning", "charging", "streams"), help="one of the parts"
+    )
+    parser.add_argument("--streams", type=int, default=1000, help="open streams of the cockpit")
+    parser.add_argument("--stream-payments", type=int, default=60, help="payments told to all of them")
     parser.add_argument("--rebills", type=int, default=2000, help="invoices for charging")
     parser.add_argument("--workers", default="1,2", help="numbers of workers for charging")
     parser.add_argument("--due", default="10000,100000,1000000", help="sizes for planning")
@@ -269,6 +275,9 @@ def main() -> None:
     if given.only in (None, "charging"):
         tables["charging"] = _charging(given)
         print(tables["charging"])
+    if given.only in (None, "streams"):
+        tables["streams"] = _streams(given)
+        print(tables["streams"])
     if given.only in (None, "p21"):
         tables["p21"] = _isolation(given)
         print(tables["p21"])
@@ -314,6 +323,37 @@ def _charging(given: argparse.Namespace) -> str:
                     )
                 )
     return charging.table(found)
+
+
+def _streams(given: argparse.Namespace) -> str:
+    assert 1 <= given.streams <= 5_000
+    assert 1 <= given.stream_payments <= 1_000
+    with tempfile.TemporaryDirectory(prefix="clearspan-bench-") as folder:
+        home = Path(folder)
+        home.chmod(0o755)
+        bench = Bench(home, "sandbox", cockpit=True)
+        with EmbeddedPostgres(home / "postgres") as server:
+            asyncio.run(bench.prepare(server.superuser_url))
+            cookie, tokens = asyncio.run(streams.people(bench, given.streams))
+            with bench.server() as url:
+                task = {"url": url, "key": bench.key, "cookie": cookie, "tokens": tokens}
+                done = subprocess.run(
+                    [sys.executable, "-m", "bench.streams"],
+                    input=json.dumps(task | {"payments": given.stream_payments, "pause_s": 0.2}),
+                    capture_output=True,
+                    text=True,
+                    check=False,
+                    timeout=900,
+                )
+                assert done.returncode == 0, done.stderr
+                found = json.loads(done.stdout)
+    assert found["missing"] == found["lost"] == 0, found
+    options = f"--streams {given.streams} --stream-payments {given.stream_payments}"
+    return (
+        f'`make bench ARGS="--only streams {options} --write"`, Python'
+        f" {platform.python_version()}, {os.cpu_count()} cores shared by clients, gateway and PostgreSQL 18,"
+        f" on a machine that others used too.\n\n{streams.table(found)}"
+    )
 
 
 def _isolation(given: argparse.Namespace) -> str:

@@ -73,8 +73,8 @@ async def wait_for_somebody(superuser: asyncpg.Connection[Any], scope: Scope) ->
             *given, now,
         )  # fmt: skip
         await superuser.execute(
-            "INSERT INTO webhook_inbox (tenant_id, live, inbox_id, psp_account_id, event_key, type, body_hash, state, received_at,"
-            " updated_at) VALUES ($1, $2, $3, $4, 'e', 'charge.updated', 'x', 'parked', $5, $5)",
+            "INSERT INTO webhook_inbox (tenant_id, live, inbox_id, psp_account_id, event_key, type, body_hash, state,"
+            " received_at, updated_at) VALUES ($1, $2, $3, $4, 'e', 'charge.updated', 'x', 'parked', $5, $5)",
             *given[:3], account, now - timedelta(hours=2),
         )  # fmt: skip
         await superuser.execute(
@@ -87,7 +87,7 @@ async def wait_for_somebody(superuser: asyncpg.Connection[Any], scope: Scope) ->
 async def test_what_waits_for_somebody_leads_to_where_it_is_worked_on(
     people: NewPerson, shop: Shop, merchant: Merchant, superuser: asyncpg.Connection[Any]
 ) -> None:
-    unclear = (await shop.pay(900, metadata={"sandbox_fault": "F4"})).json()
+    unclear = (await shop.pay(900, metadata={"sandbox_fault": "F4 status=502 booked=true"})).json()
     assert unclear["outcome"] == "unknown", unclear
     await wait_for_somebody(superuser, merchant.caller.scope)
     page = (await (await people("finance")).get("/")).text

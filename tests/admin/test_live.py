@@ -231,7 +231,7 @@ async def _ended(stream: Following) -> bool | None:
 
 @pytest.mark.parametrize("what", ["ended elsewhere", "disabled", "not a member", "another mode"])
 async def test_who_may_read_no_longer_is_told_nothing_more(
-    served: Served, new_reader: NewReader, hasty: HastyClock, what: str
+    hasty: HastyClock, served: Served, new_reader: NewReader, what: str
 ) -> None:
     """The real bound: a look every 30 seconds, at a tick at most 15 seconds later."""
     assert RECHECK_S + TICK_S_MAX < 60
@@ -266,7 +266,7 @@ async def test_the_table_follows_the_payments_without_a_reload(served: Served, t
     await page.goto(f"{served.url}/admin/")
     table = page.locator("[data-live] tbody")
     await page.locator('[data-live][data-state="live"]').wait_for()
-    assert await page.locator("[data-live-word]").inner_text() == "Live"
+    assert await page.locator("[data-live-word]").inner_text() == "Live updates"
     await page.evaluate("window.notReloaded = true")
 
     second = await served.shop.paid(2222)
@@ -318,7 +318,7 @@ async def test_home_looks_like_this(served: Served, tabs: Tabs, look: dict[str, 
         await shop.paid(amount, currency=currency, reference=f"order-{amount}")
     await shop.act(await shop.paid(4200), "refunds", {"amount_minor": 1000})
     await shop.pay(900, "tok_decline_insufficient_funds")
-    await shop.pay(900, metadata={"sandbox_fault": "F4"})
+    await shop.pay(900, metadata={"sandbox_fault": "F4 status=502 booked=true"})
     page = await tabs.open("owner", **look)  # type: ignore[arg-type]
     await page.goto(f"{served.url}/admin/")
     await page.locator('[data-live][data-state="live"]').wait_for()

@@ -16,6 +16,7 @@ import asyncio
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
+from itertools import cycle
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -34,9 +35,11 @@ from clearspan.platform.problems import DatabaseUnavailable, Forbidden, InvalidR
 from clearspan.settings import EventSettings
 
 RECHECK_S = 30.0
-"""Between two looks at the key of an open stream. With the ticks' distance and the memory of checked keys on top, a revoked
-key's stream ends within a minute."""
+"""At most between two looks at the key of an open stream. With the ticks' distance and the memory of checked keys on top, a
+revoked key's stream ends within a minute."""
 TICK_S_MAX = 15.0
+TURNS = 15
+"""Streams tick and are looked at in turns: a thousand of them at once would keep an event waiting."""
 RETRY_MS = 1000
 """How long a client waits before it opens the stream again."""
 
@@ -316,10 +319,11 @@ class Feed:
         return channel
 
     async def _tick(self) -> None:
-        while True:
-            await clock.sleep(min(self._settings.keepalive_s, TICK_S_MAX))
+        for turn in cycle(range(TURNS)):
+            await clock.sleep(min(self._settings.keepalive_s, TICK_S_MAX) / TURNS)
             for stream in self._streams:
-                stream.tick()
+                if stream.turn == turn:
+                    stream.tick()
 
 
 class _Ended(Exception):
@@ -334,7 +338,8 @@ class _Stream:
         self.types = types
         self._backlog_max = backlog_max
         self._recheck = recheck
-        self._recheck_at = clock.monotonic() + RECHECK_S
+        self.turn = clock.random_bytes(1)[0] % TURNS
+        self._recheck_at = _next_recheck()
         self._after: Position | None = None
         self._waiting: deque[bytes] = deque()
         self._ready = asyncio.Event()
@@ -400,7 +405,7 @@ class _Stream:
                 self.end(refusal.title)
             except DatabaseUnavailable:
                 return False
-            self._recheck_at = clock.monotonic() + RECHECK_S
+            self._recheck_at = _next_recheck()
         if self._end:
             raise _Ended(self._end)
         return True
@@ -480,6 +485,11 @@ class _Channel:
                 log.exception("stream.rendering_failed", events=[str(entry.event_id) for entry in batch])
                 self._end("an event cannot be shown, open the stream again")
                 return []
+
+
+def _next_recheck() -> float:
+    """At another moment for each stream, though they were all opened at once or wait for the same event."""
+    return clock.monotonic() + RECHECK_S * (0.3 + 0.7 * clock.random_bytes(1)[0] / 255)
 
 
 def _frame(entry: Entry, event: EventOut) -> _Frame:
