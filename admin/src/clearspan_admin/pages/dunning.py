@@ -164,7 +164,9 @@ class DunningPages(Controller):
             return _form_page(request, one, typed, wrong=error.fields)
         except DomainError as error:
             return _refused(request, one, typed, error)
-        said = "The new version counts for invoices that fail from now on; others go on by the version they began with."
+        said = mark(
+            "The new version counts for invoices that fail from now on; others go on by the version they began with."
+        )
         return web.go(request, f"/dunning/plans/{plan_id}", web.say(request, said))
 
 

@@ -83,7 +83,9 @@ class PlanPages(Controller):
         status: Any = "archived" if form.text("status") == "archived" else "active"
         await plans.update(web.caller_of(request), ids.decode("plan", plan_id), PlanUpdate(status=status))
         said = (
-            "Archived: it is not sold any more. Who has it keeps it." if status == "archived" else "It is sold again."
+            mark("Archived: it is not sold any more. Who has it keeps it.")
+            if status == "archived"
+            else mark("It is sold again.")
         )
         return web.go(request, f"/plans/{plan_id}", web.say(request, said))
 
@@ -124,8 +126,8 @@ class PlanPages(Controller):
         form = await web.form_of(request)
         status: Any = "archived" if form.text("status") == "archived" else "active"
         await coupons.update(web.caller_of(request), ids.decode("cpn", coupon_id), CouponUpdate(status=status))
-        archived = "Archived: nobody can redeem it any more. Subscriptions that have it keep it."
-        said = archived if status == "archived" else "It can be redeemed again."
+        archived = mark("Archived: nobody can redeem it any more. Subscriptions that have it keep it.")
+        said = archived if status == "archived" else mark("It can be redeemed again.")
         return web.go(request, "/plans/coupons", web.say(request, said))
 
 
