@@ -256,7 +256,7 @@ def _credit(document: dict[str, Any]) -> CreditNoteCreate:
 
 def _credit_page(request: Http, invoice: InvoiceOut, typed: dict[str, str], **more: Any) -> Response[bytes]:
     most = invoice.due_minor - invoice.credited_minor
-    return billing.show(  # type: ignore[no-any-return]
+    return billing.show(
         request, "invoices/credit.html", invoice=invoice, typed=typed, ways=_ways(invoice), most=most, **more
     )
 
@@ -289,7 +289,7 @@ async def _page(request: Http, around: _Around, own: UUID, **more: Any) -> Respo
         payment_id = ids.decode("pay", invoice.payment)
         payment = (await around.payments.render_many(scope, [payment_id])).get(payment_id)
     mails = await around.notices.list(scope, NoticeFilters(invoice_id=own), 20, None)
-    return billing.show(  # type: ignore[no-any-return]
+    return billing.show(
         request,
         "invoices/show.html",
         invoice=invoice,

@@ -356,7 +356,7 @@ async def _act_page(
     unpaid = await around.invoices.list(scope, InvoiceFilters(subscription_id=own, status="open"), 100, None)
     return billing.show(
         request, f"subscriptions/{what}.html", one=one, typed=typed, consents=consents, unpaid=unpaid.data, **more
-    )  # type: ignore[no-any-return]
+    )
 
 
 def _rows(form: Form) -> list[tuple[str, str]]:
@@ -398,4 +398,4 @@ async def _change_page(
         options=known | {plan: name for plan, name in kept.items() if plan not in known},
         prices=prices,
         **({"preview": None} | more),
-    )  # type: ignore[no-any-return]
+    )
