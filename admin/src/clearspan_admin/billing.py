@@ -294,7 +294,7 @@ def body_of(kind: Callable[..., T], document: Mapping[str, Any], messages: Mappi
         Wrong.
     """
     try:
-        return msgspec.convert(document, kind)  # type: ignore[call-overload,no-any-return]
+        return msgspec.convert(document, kind)  # type: ignore[no-any-return]
     except msgspec.ValidationError as error:
         found = _AT.match(str(error))
         field = found["field"] if found else next(iter(document), "")
