@@ -14,6 +14,7 @@ from uuid import UUID
 from zoneinfo import ZoneInfo
 
 import msgspec
+from litestar import Response
 
 from clearspan.customers.service import Customers
 from clearspan.journal.checking import Trail
@@ -194,7 +195,7 @@ def words_for() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def show(request: Http, template: str, **context: Any) -> Any:
+def show(request: Http, template: str, **context: Any) -> Response[bytes]:
     """``web.page`` with those words; the status is that of a refusal, when there is one to show."""
     problem = context.get("problem")
     status = problem.status if isinstance(problem, DomainError) else 422 if context.get("wrong") else 200
@@ -294,7 +295,7 @@ def body_of(kind: Callable[..., T], document: Mapping[str, Any], messages: Mappi
         Wrong.
     """
     try:
-        return msgspec.convert(document, kind)  # type: ignore[call-overload,no-any-return]
+        return msgspec.convert(document, kind)  # type: ignore[no-any-return]
     except msgspec.ValidationError as error:
         found = _AT.match(str(error))
         field = found["field"] if found else next(iter(document), "")

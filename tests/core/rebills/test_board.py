@@ -101,6 +101,29 @@ async def test_another_tenants_board_is_empty(desk: Desk, other_tenant: object) 
     assert await desk.gateway.rebills.board_totals(scope, LONG_AGO, ALL) == []
 
 
+ORDERS = {
+    "rebills_at_risk": "state IN ('decide', 'waiting') AND (COALESCE(next_at, 'infinity'::timestamptz), invoice_id) > (now(), $2)"
+    " ORDER BY COALESCE(next_at, 'infinity'::timestamptz), invoice_id",
+    "rebills_recovering": "state IN ('due', 'claimed') AND (next_at, invoice_id) > (now(), $2) ORDER BY next_at, invoice_id",
+    "rebills_recovered": "state = 'settled' AND (updated_at, invoice_id) < (now(), $2) ORDER BY updated_at DESC, invoice_id DESC",
+    "rebills_lost": "state IN ('exhausted', 'stopped') AND (updated_at, invoice_id) < (now(), $2)"
+    " ORDER BY updated_at DESC, invoice_id DESC",
+}
+
+
+@pytest.mark.parametrize("index", ORDERS)
+async def test_each_column_is_read_off_its_index_in_order(desk: Desk, index: str) -> None:
+    async with desk.sql.transaction():
+        await desk.sql.execute("SET LOCAL enable_seqscan = off")
+        statement = (
+            "EXPLAIN SELECT * FROM rebills WHERE tenant_id = $1 AND NOT live AND first_failed_at IS NOT NULL AND "
+        )
+        rows = await desk.sql.fetch(statement + ORDERS[index] + " LIMIT 13", desk.scope.tenant_id, UUID(int=0))
+    plan = "\n".join(row[0] for row in rows)
+    assert f"using {index}" in plan
+    assert "Sort" not in plan
+
+
 @pytest.mark.parametrize("cursor", ["x", "%%%", "bm90aGluZw"])
 async def test_a_cursor_that_is_none_is_refused(desk: Desk, cursor: str) -> None:
     with pytest.raises(InvalidRequest):
@@ -109,7 +132,8 @@ async def test_a_cursor_that_is_none_is_refused(desk: Desk, cursor: str) -> None
 
 @pytest.mark.parametrize(
     ("code", "held_out", "tries"),
-    [("insufficient_funds", False, 7), ("insufficient_funds", True, 3), ("do_not_honor", False, 3), ("restricted_card", False, 2)],
+    [("insufficient_funds", False, 7), ("insufficient_funds", True, 3), ("do_not_honor", False, 3),
+     ("restricted_card", False, 2)],
 )  # fmt: skip
-def test_how_many_tries_a_plan_has(code: str, held_out: bool, tries: int) -> None:  # noqa: FBT001
+def test_how_many_tries_a_plan_has(code: str, held_out: bool, tries: int) -> None:
     assert tries_planned(DunningPlan(), code, held_out=held_out) == tries

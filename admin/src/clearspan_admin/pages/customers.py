@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from litestar import Controller, Response, get, post
 from litestar.di import NamedDependency
@@ -211,7 +211,7 @@ class CustomerPages(Controller):
         own = ids.decode("man", mandate_id)
         if (await mandates.get(caller.scope, own)).customer != customer_id:
             raise NotFound(web.say(request, "This customer has no such mandate."))
-        because = "customer" if form.text("because") == "customer" else "merchant"
+        because: Literal["customer", "merchant"] = "customer" if form.text("because") == "customer" else "merchant"
         await mandates.revoke(caller, web.idempotency(request, form), own, MandateRevoke(because=because))
         said = web.say(request, "The mandate was revoked. Nothing is charged on it any more.")
         return web.go(request, f"/customers/{customer_id}/mandates/{mandate_id}", said)

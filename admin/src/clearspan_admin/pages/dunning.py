@@ -68,7 +68,7 @@ class DunningPages(Controller):
             names = await bills.names_of(request, customers, page.cards)
             part = {"column": only, "page": page, "names": names, "chosen": chosen}
             template = "dunning/cards.html" if web.is_fragment(request) else "dunning/column.html"
-            return bills.show(request, template, **part)  # type: ignore[no-any-return]
+            return bills.show(request, template, **part)
         columns = {name: await rebills.board(scope, name, since, filters, _CARDS, None) for name in BOARD}
         totals: dict[str, list[Any]] = {name: [] for name in BOARD}
         for one in await rebills.board_totals(scope, since, filters):
@@ -78,7 +78,7 @@ class DunningPages(Controller):
         if "plans:read" in web.who(request).scopes:
             sold = [(plan.id, plan.name) for plan in (await plans.list(scope, PlanFilters(), 100, None)).data]
         own = [(one.id or _BUILT_IN, one.name) for one in (await dunning_plans.list(scope, 100, None)).data]
-        return bills.show(  # type: ignore[no-any-return]
+        return bills.show(
             request,
             "dunning/board.html",
             columns=columns,
@@ -106,7 +106,7 @@ class DunningPages(Controller):
         scope = web.caller_of(request).scope
         found = await dunning_plans.list(scope, 100, request.query_params.get("cursor"))
         default = (await billing.get(scope)).dunning_plan if "plans:read" in web.who(request).scopes else None
-        return bills.show(request, "dunning/plans.html", found=found, default=default)  # type: ignore[no-any-return]
+        return bills.show(request, "dunning/plans.html", found=found, default=default)
 
     @get("/dunning/plans/new", opt={"scope": "dunning:write", "session": True})
     async def new(self, request: Http) -> Response[bytes]:
@@ -137,7 +137,7 @@ class DunningPages(Controller):
         version = bills.whole(request.query_params.get("version", ""))
         one = await _get(request, dunning_plans, plan_id, version)
         newest = await _get(request, dunning_plans, plan_id, None)
-        return bills.show(request, "dunning/plan.html", one=one, newest=newest.version)  # type: ignore[no-any-return]
+        return bills.show(request, "dunning/plan.html", one=one, newest=newest.version)
 
     @get("/dunning/plans/{plan_id:str}/version", opt={"scope": "dunning:write", "session": True})
     async def version_form(
@@ -164,7 +164,9 @@ class DunningPages(Controller):
             return _form_page(request, one, typed, wrong=error.fields)
         except DomainError as error:
             return _refused(request, one, typed, error)
-        said = "The new version counts for invoices that fail from now on; others go on by the version they began with."
+        said = mark(
+            "The new version counts for invoices that fail from now on; others go on by the version they began with."
+        )
         return web.go(request, f"/dunning/plans/{plan_id}", web.say(request, said))
 
 
@@ -193,7 +195,7 @@ async def _get(request: Http, plans: DunningPlans, plan_id: str, version: int | 
 
 def _form_page(request: Http, one: DunningPlanOut | None, typed: dict[str, str], **more: Any) -> Response[bytes]:
     hours = [(str(hour), f"{hour:02}:00") for hour in range(24)]
-    return bills.show(request, "dunning/form.html", one=one, typed=typed, hours=hours, **more)  # type: ignore[no-any-return]
+    return bills.show(request, "dunning/form.html", one=one, typed=typed, hours=hours, **more)
 
 
 def _refused(request: Http, one: DunningPlanOut | None, typed: dict[str, str], error: DomainError) -> Response[bytes]:

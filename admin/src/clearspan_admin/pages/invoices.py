@@ -135,7 +135,7 @@ class InvoicePages(Controller):
         """Charge it now instead of when its plan says."""
         form, own = await web.form_of(request), ids.decode("inv", invoice_id)
         doing = around.rebills.retry(web.caller_of(request), web.idempotency(request, form), own)
-        said = "It is charged within seconds. Reload this page to see what became of it."
+        said = mark("It is charged within seconds. Reload this page to see what became of it.")
         return await _do(request, around, own, doing, said)
 
     @post("/invoices/{invoice_id:str}/stop", opt={"scope": "dunning:write", "session": True}, status_code=303)
@@ -146,7 +146,7 @@ class InvoicePages(Controller):
         if not 0 < len(reason) <= 500:
             return await _page(request, around, own, wrong={"reason": _REASON_WRONG}, typed={"reason": reason})
         doing = around.rebills.stop(web.caller_of(request), web.idempotency(request, form), own, reason)
-        said = "Collection has stopped. The subscription stays as it is."
+        said = mark("Collection has stopped. The subscription stays as it is.")
         return await _do(request, around, own, doing, said, reason=reason)
 
     @post("/invoices/{invoice_id:str}/release", opt={"scope": "dunning:write", "session": True}, status_code=303)
@@ -156,7 +156,7 @@ class InvoicePages(Controller):
         """Collect an invoice that was held."""
         form, own = await web.form_of(request), ids.decode("inv", invoice_id)
         doing = around.rebills.release(web.caller_of(request), web.idempotency(request, form), own)
-        return await _do(request, around, own, doing, "Released: it is charged within seconds.")
+        return await _do(request, around, own, doing, mark("Released: it is charged within seconds."))
 
     # -- The invoice itself -------------------------------------------------------------------------------------------
 
@@ -165,21 +165,21 @@ class InvoicePages(Controller):
         """Give a draft its number."""
         form, own = await web.form_of(request), ids.decode("inv", invoice_id)
         doing = around.invoices.open(web.caller_of(request), web.idempotency(request, form), own)
-        return await _do(request, around, own, doing, "The invoice is open: it has its number and never changes.")
+        return await _do(request, around, own, doing, mark("The invoice is open: it has its number and never changes."))
 
     @post("/invoices/{invoice_id:str}/send", opt={"scope": "invoices:write", "session": True}, status_code=303)
     async def send(self, request: Http, invoice_id: FromPath[str], around: NamedDependency[_Around]) -> Response[bytes]:
         """Mail it again."""
         form, own = await web.form_of(request), ids.decode("inv", invoice_id)
         doing = around.invoices.send(web.caller_of(request), web.idempotency(request, form), own)
-        return await _do(request, around, own, doing, "It is mailed to the customer; below stands how that goes.")
+        return await _do(request, around, own, doing, mark("It is mailed to the customer; below stands how that goes."))
 
     @post("/invoices/{invoice_id:str}/void", opt={"scope": "invoices:write", "session": True}, status_code=303)
     async def void(self, request: Http, invoice_id: FromPath[str], around: NamedDependency[_Around]) -> Response[bytes]:
         """Take it back as a whole."""
         form, own = await web.form_of(request), ids.decode("inv", invoice_id)
         doing = around.invoices.void(web.caller_of(request), web.idempotency(request, form), own)
-        return await _do(request, around, own, doing, "The invoice is void: nobody has to pay it.")
+        return await _do(request, around, own, doing, mark("The invoice is void: nobody has to pay it."))
 
     @post("/invoices/{invoice_id:str}/uncollectible", opt={"scope": "invoices:write", "session": True}, status_code=303)
     async def uncollectible(
@@ -188,7 +188,7 @@ class InvoicePages(Controller):
         """Give it up."""
         form, own = await web.form_of(request), ids.decode("inv", invoice_id)
         doing = around.invoices.mark_uncollectible(web.caller_of(request), web.idempotency(request, form), own)
-        said = "Marked uncollectible: nobody charges it any more, the customer may still pay it."
+        said = mark("Marked uncollectible: nobody charges it any more, the customer may still pay it.")
         return await _do(request, around, own, doing, said)
 
     @get("/invoices/{invoice_id:str}/credit", opt={"scope": "invoices:write", "session": True})
@@ -256,7 +256,7 @@ def _credit(document: dict[str, Any]) -> CreditNoteCreate:
 
 def _credit_page(request: Http, invoice: InvoiceOut, typed: dict[str, str], **more: Any) -> Response[bytes]:
     most = invoice.due_minor - invoice.credited_minor
-    return billing.show(  # type: ignore[no-any-return]
+    return billing.show(
         request, "invoices/credit.html", invoice=invoice, typed=typed, ways=_ways(invoice), most=most, **more
     )
 
@@ -289,7 +289,7 @@ async def _page(request: Http, around: _Around, own: UUID, **more: Any) -> Respo
         payment_id = ids.decode("pay", invoice.payment)
         payment = (await around.payments.render_many(scope, [payment_id])).get(payment_id)
     mails = await around.notices.list(scope, NoticeFilters(invoice_id=own), 20, None)
-    return billing.show(  # type: ignore[no-any-return]
+    return billing.show(
         request,
         "invoices/show.html",
         invoice=invoice,

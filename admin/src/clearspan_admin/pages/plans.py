@@ -50,12 +50,12 @@ class PlanPages(Controller):
         status, cursor = _status(request), request.query_params.get("cursor")
         filters = PlanFilters(status=status or None)
         found = await plans.list(web.caller_of(request).scope, filters, billing.ROWS, cursor)
-        return billing.show(request, "plans/list.html", found=found, chosen=status, cursor=cursor)  # type: ignore[no-any-return]
+        return billing.show(request, "plans/list.html", found=found, chosen=status, cursor=cursor)
 
     @get("/plans/new", opt={"scope": "plans:write", "session": True})
     async def new(self, request: Http) -> Response[bytes]:
         """An empty form."""
-        return billing.show(request, "plans/new.html", typed=_PLAN)  # type: ignore[no-any-return]
+        return billing.show(request, "plans/new.html", typed=_PLAN)
 
     @post("/plans/new", opt={"scope": "plans:write", "session": True}, status_code=303)
     async def create(self, request: Http, plans: NamedDependency[Plans]) -> Response[bytes]:
@@ -65,16 +65,16 @@ class PlanPages(Controller):
         try:
             made = await plans.create(web.caller_of(request), web.idempotency(request, form), _plan(typed))
         except billing.Wrong as error:
-            return billing.show(request, "plans/new.html", typed=typed, wrong=error.fields)  # type: ignore[no-any-return]
+            return billing.show(request, "plans/new.html", typed=typed, wrong=error.fields)
         except DomainError as error:
-            return billing.show(request, "plans/new.html", typed=typed, problem=error)  # type: ignore[no-any-return]
+            return billing.show(request, "plans/new.html", typed=typed, problem=error)
         return web.go(request, f"/plans/{web.answered(made)['id']}", web.say(request, "The plan was made."))
 
     @get("/plans/{plan_id:str}", opt={"scope": "plans:read", "session": True})
     async def show(self, request: Http, plan_id: FromPath[str], plans: NamedDependency[Plans]) -> Response[bytes]:
         """One plan."""
         one = await plans.get(web.caller_of(request).scope, ids.decode("plan", plan_id))
-        return billing.show(request, "plans/show.html", one=one)  # type: ignore[no-any-return]
+        return billing.show(request, "plans/show.html", one=one)
 
     @post("/plans/{plan_id:str}/status", opt={"scope": "plans:write", "session": True}, status_code=303)
     async def status(self, request: Http, plan_id: FromPath[str], plans: NamedDependency[Plans]) -> Response[bytes]:
@@ -83,7 +83,9 @@ class PlanPages(Controller):
         status: Any = "archived" if form.text("status") == "archived" else "active"
         await plans.update(web.caller_of(request), ids.decode("plan", plan_id), PlanUpdate(status=status))
         said = (
-            "Archived: it is not sold any more. Who has it keeps it." if status == "archived" else "It is sold again."
+            mark("Archived: it is not sold any more. Who has it keeps it.")
+            if status == "archived"
+            else mark("It is sold again.")
         )
         return web.go(request, f"/plans/{plan_id}", web.say(request, said))
 
@@ -95,12 +97,12 @@ class PlanPages(Controller):
         status, cursor = _status(request), request.query_params.get("cursor")
         filters = CouponFilters(status=status or None)
         found = await coupons.list(web.caller_of(request).scope, filters, billing.ROWS, cursor)
-        return billing.show(request, "plans/coupons.html", found=found, chosen=status, cursor=cursor)  # type: ignore[no-any-return]
+        return billing.show(request, "plans/coupons.html", found=found, chosen=status, cursor=cursor)
 
     @get("/plans/coupons/new", opt={"scope": "plans:write", "session": True})
     async def new_coupon(self, request: Http) -> Response[bytes]:
         """An empty form."""
-        return billing.show(request, "plans/coupon.html", typed=_COUPON)  # type: ignore[no-any-return]
+        return billing.show(request, "plans/coupon.html", typed=_COUPON)
 
     @post("/plans/coupons/new", opt={"scope": "plans:write", "session": True}, status_code=303)
     async def create_coupon(self, request: Http, coupons: NamedDependency[Coupons]) -> Response[bytes]:
@@ -111,9 +113,9 @@ class PlanPages(Controller):
             body = _coupon(typed, web.who(request).operator.timezone)
             await coupons.create(web.caller_of(request), web.idempotency(request, form), body)
         except billing.Wrong as error:
-            return billing.show(request, "plans/coupon.html", typed=typed, wrong=error.fields)  # type: ignore[no-any-return]
+            return billing.show(request, "plans/coupon.html", typed=typed, wrong=error.fields)
         except DomainError as error:
-            return billing.show(request, "plans/coupon.html", typed=typed, problem=error)  # type: ignore[no-any-return]
+            return billing.show(request, "plans/coupon.html", typed=typed, problem=error)
         return web.go(request, "/plans/coupons", web.say(request, "The coupon was made."))
 
     @post("/plans/coupons/{coupon_id:str}/status", opt={"scope": "plans:write", "session": True}, status_code=303)
@@ -124,8 +126,8 @@ class PlanPages(Controller):
         form = await web.form_of(request)
         status: Any = "archived" if form.text("status") == "archived" else "active"
         await coupons.update(web.caller_of(request), ids.decode("cpn", coupon_id), CouponUpdate(status=status))
-        archived = "Archived: nobody can redeem it any more. Subscriptions that have it keep it."
-        said = archived if status == "archived" else "It can be redeemed again."
+        archived = mark("Archived: nobody can redeem it any more. Subscriptions that have it keep it.")
+        said = archived if status == "archived" else mark("It can be redeemed again.")
         return web.go(request, "/plans/coupons", web.say(request, said))
 
 

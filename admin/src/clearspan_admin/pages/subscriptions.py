@@ -183,7 +183,9 @@ class SubscriptionPages(Controller):
             refusal = error if isinstance(error, DomainError) else InvalidRequest("Look at the preview again first.")
             return await _change_page(request, one, plans, rows, proration, problem=refusal)
         said = (
-            "The items change at the end of the period." if proration == "at_period_end" else "The items were changed."
+            mark("The items change at the end of the period.")
+            if proration == "at_period_end"
+            else mark("The items were changed.")
         )
         return web.go(request, f"/subscriptions/{subscription_id}", web.say(request, said))
 
@@ -232,7 +234,7 @@ class SubscriptionPages(Controller):
             await subscriptions.pause(web.caller_of(request), key, own, SubscriptionPause(resume_at=until))
         except DomainError as error:
             return await _act_page(request, around, own, "pause", typed, problem=error)
-        said = "Paused. Nothing is billed; open invoices are collected as before."
+        said = mark("Paused. Nothing is billed; open invoices are collected as before.")
         return web.go(request, f"/subscriptions/{subscription_id}", web.say(request, said))
 
     @post(
@@ -262,7 +264,7 @@ class SubscriptionPages(Controller):
             await subscriptions.cancel(web.caller_of(request), web.idempotency(request, form), own, body)
         except DomainError as error:
             return await _act_page(request, around, own, "cancel", typed, problem=error)
-        said = "The subscription has ended." if now else "The subscription ends with its period."
+        said = mark("The subscription has ended.") if now else mark("The subscription ends with its period.")
         return web.go(request, f"/subscriptions/{subscription_id}", web.say(request, said))
 
     @post(
@@ -286,7 +288,7 @@ class SubscriptionPages(Controller):
             await subscriptions.update(web.caller_of(request), own, SubscriptionUpdate(mandate=typed["mandate"]))
         except DomainError as error:
             return await _act_page(request, around, own, "method", typed, problem=error)
-        said = "The payment method was changed. What waited for the customer is tried anew."
+        said = mark("The payment method was changed. What waited for the customer is tried anew.")
         return web.go(request, f"/subscriptions/{subscription_id}", web.say(request, said))
 
     @post(
@@ -300,7 +302,7 @@ class SubscriptionPages(Controller):
         """Go on after a pause."""
         form, own = await web.form_of(request), ids.decode("sub", subscription_id)
         await subscriptions.resume(web.caller_of(request), web.idempotency(request, form), own)
-        said = "Resumed: it is billed again from the next period on."
+        said = mark("Resumed: it is billed again from the next period on.")
         return web.go(request, f"/subscriptions/{subscription_id}", web.say(request, said))
 
     @post(
@@ -354,7 +356,7 @@ async def _act_page(
     unpaid = await around.invoices.list(scope, InvoiceFilters(subscription_id=own, status="open"), 100, None)
     return billing.show(
         request, f"subscriptions/{what}.html", one=one, typed=typed, consents=consents, unpaid=unpaid.data, **more
-    )  # type: ignore[no-any-return]
+    )
 
 
 def _rows(form: Form) -> list[tuple[str, str]]:
@@ -396,4 +398,4 @@ async def _change_page(
         options=known | {plan: name for plan, name in kept.items() if plan not in known},
         prices=prices,
         **({"preview": None} | more),
-    )  # type: ignore[no-any-return]
+    )
