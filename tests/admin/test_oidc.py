@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -743,3 +744,19 @@ async def test_a_provider_that_we_did_not_write(stranger: str, start: Start, mer
         thief = site.browser()
         thief.http.cookies.update(kept)
         refused(await thief.back(back), 502, "oidc_refused", thief)
+
+
+async def test_the_sign_in_page_leads_to_the_provider(site: Site) -> None:
+    page = (await site.browser().http.get("/admin/sign-in?next=/payments")).text
+    assert 'href="/admin/oidc/start?next=/payments"' in page
+    assert 'name="password"' in page
+
+
+async def test_where_the_provider_is_required_no_password_opens_anything(start: Start) -> None:
+    http = (await start(require=True)).browser().http
+    page = (await http.get("/admin/sign-in")).text
+    assert 'href="/admin/oidc/start"' in page
+    assert 'name="password"' not in page
+    token = re.search(r'name="csrf" value="([^"]+)"', (await http.get("/admin/sign-in?x=1")).text)
+    given = {"email": "ada@example.com", "password": "whatever it is"} | ({"csrf": token[1]} if token else {})
+    assert (await http.post("/admin/sign-in", data=given)).status_code == 403

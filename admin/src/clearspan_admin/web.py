@@ -112,6 +112,8 @@ def page(
             "flash": _take_flash(request),
             "menu": nav.menu(signed.scopes) if signed else [],
             "theme": signed.operator.preferences.get("theme", "auto") if signed else "auto",
+            "openid": request.app.state.gateway.openid,
+            "passwords": not request.app.state.gateway.settings.oidc.require,
             "may": (lambda scope: scope in signed.scopes) if signed else (lambda _: False),
             **context,
         }

@@ -19,6 +19,7 @@ from clearspan.access.errors import (
     LinkGone,
     NoTenant,
     PasswordRefused,
+    PasswordsOff,
     SignInExpired,
     SignInFailed,
     TooManyTries,
@@ -67,6 +68,8 @@ class SigningController(Controller):
         self, request: Http, signing: NamedDependency[Signing], sessions: NamedDependency[Sessions]
     ) -> Response[bytes]:
         """The password is looked at; then a code is asked for, or the session begins."""
+        if request.app.state.gateway.settings.oidc.require:
+            raise PasswordsOff
         form = await web.form_of(request)
         kept = _kept(form) | {"email": form.text("email")[:254]}
         try:

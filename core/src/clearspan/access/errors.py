@@ -226,3 +226,12 @@ class OperatorShared(DomainError):
         "A link for their password would open those as well: whoever runs the installation makes it, with"
         " 'clearspan operators link'."
     )
+
+
+class PasswordsOff(DomainError):
+    """People sign in at the OpenID provider only (``oidc.require``)."""
+
+    code = "passwords_off"
+    status = 403
+    title = "Passwords do not open this installation"
+    advice = "Sign in at your organisation's provider. Whoever runs the installation sets oidc.require."
