@@ -16,6 +16,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import hmac
+import html
 import tomllib
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -387,10 +388,22 @@ def _environment(language: str) -> jinja2.Environment:
         extensions=["jinja2.ext.i18n", "jinja2.ext.do"],
     )
     translations = words.translations(language)
-    made.install_gettext_callables(translations.gettext, translations.ngettext, newstyle=True)  # type: ignore[attr-defined]
+
+    # Jinja takes what these give for safe markup. No text of ours is markup, so nothing that is handed to ``_()`` becomes any.
+    def gettext(text: str) -> str:
+        return _unmarked(translations.gettext(text))
+
+    def ngettext(one: str, many: str, count: int) -> str:
+        return _unmarked(translations.ngettext(one, many, count))
+
+    made.install_gettext_callables(gettext, ngettext, newstyle=True)  # type: ignore[attr-defined]
     made.filters |= shown.filters() | {"slug_words": lambda text: str(text).replace("_", " ").replace(".", " ")}
     made.globals |= {"icon": icon, "LANGUAGES": words.LANGUAGES, "now": clock.now}
     return made
+
+
+def _unmarked(text: str) -> str:
+    return html.escape(text, quote=False).replace('"', "&#34;")
 
 
 @cache
