@@ -28,6 +28,7 @@ SAMPLES: Final[Mapping[str, str]] = {
     "psp": "=sandbox",
     "plugin": "=psp-sandbox",
     "/admin/settings/plugins/{name}": "=psp-sandbox",
+    "session_id": "=01a20793-4a68-7737-aae6-9bb1ed754d30",
     "member_id": "operator_id",
     "note_id": "credit_note_id",
     "/admin/dunning/plans/{plan_id}": "dunning_plan_id",
@@ -40,6 +41,11 @@ else below one path is given with the path up to it.
 NO_SAMPLE: Final[Mapping[str, str]] = {
     "/admin/invoices/{invoice_id}/credit-notes/{note_id}/pdf": "a note of this very invoice; test_invoices.py",
     "/admin/settings/people/invite/{invitation}/withdraw": "an invitation is not in the API; test_settings_people.py",
+    "/admin/link/{token}": "a secret that opens once; the tests of signing in",
+    "/admin/oidc/start": "leads to a provider; the tests of OpenID Connect",
+    "/admin/oidc/callback": "is where a provider leads back to; the tests of OpenID Connect",
+    "/admin/work/runs/{run_id}": "a run over many is not in the API; the tests of the queues",
+    "/admin/work/runs/{run_id}/cancel": "the same",
 }
 """Routes that these tests cannot visit, with the reason and the test that does."""
 TEST_MODE_ONLY: Final = frozenset({"clock_id", "clock"})
