@@ -137,6 +137,7 @@ async def made(
 ) -> dict[str, str]:
     """One object of each kind in the merchant's tenant, by the parameter that names it."""
     objects = await test_isolation.made_over_the_api(client, settings, merchant.caller.scope, superuser)
+    await test_isolation.sealed(gateway)
     return objects | await _people(gateway, merchant)
 
 
