@@ -27,14 +27,26 @@ SAMPLES: Final[Mapping[str, str]] = {
     "path": "=no-such-page",
     "psp": "=sandbox",
     "plugin": "=psp-sandbox",
-    "operator_id": "operator_id",
+    "/admin/settings/plugins/{name}": "=psp-sandbox",
+    "session_id": "=01a20793-4a68-7737-aae6-9bb1ed754d30",
     "member_id": "operator_id",
+    "note_id": "credit_note_id",
+    "/admin/dunning/plans/{plan_id}": "dunning_plan_id",
 }
 """Parameter of a path to what it names: a parameter of the API's routes, or ``=text``, which means the same in every tenant.
 
-A parameter that is called as in the API (``payment_id``), or as there without ``_id``, needs no line.
+A parameter that is called as in the API (``payment_id``), or as there without ``_id``, needs no line. One that means something
+else below one path is given with the path up to it.
 """
-NO_SAMPLE: Final[Mapping[str, str]] = {}
+NO_SAMPLE: Final[Mapping[str, str]] = {
+    "/admin/invoices/{invoice_id}/credit-notes/{note_id}/pdf": "a note of this very invoice; test_invoices.py",
+    "/admin/settings/people/invite/{invitation}/withdraw": "an invitation is not in the API; test_settings_people.py",
+    "/admin/link/{token}": "a secret that opens once; the tests of signing in",
+    "/admin/oidc/start": "leads to a provider; the tests of OpenID Connect",
+    "/admin/oidc/callback": "is where a provider leads back to; the tests of OpenID Connect",
+    "/admin/work/runs/{run_id}": "a run over many is not in the API; the tests of the queues",
+    "/admin/work/runs/{run_id}/cancel": "the same",
+}
 """Routes that these tests cannot visit, with the reason and the test that does."""
 TEST_MODE_ONLY: Final = frozenset({"clock_id", "clock"})
 """Parameters that name what does not exist in live mode."""
@@ -69,7 +81,12 @@ class Page(msgspec.Struct, frozen=True, order=True):
 
     def path(self, objects: Mapping[str, str]) -> str:
         """The address, with the parameters filled in."""
-        return self.template.format(**{name: sample(name, objects, str(self)) for name in self.names}) or PREFIX
+        return self.template.format(**{name: sample(self.meaning(name), objects, str(self)) for name in self.names})
+
+    def meaning(self, name: str) -> str:
+        """What a parameter of this path names: see ``SAMPLES``."""
+        upto, brace, _ = self.template.partition(f"{{{name}}}")
+        return SAMPLES.get(upto + brace, SAMPLES.get(name, name))
 
     def names_something(self, *, own_tenant: bool, live: bool) -> bool:
         """Whether a parameter names what others must not see: people of the own tenant, or of another one.
@@ -78,21 +95,19 @@ class Page(msgspec.Struct, frozen=True, order=True):
             own_tenant: they look from the tenant's other mode, where its people are the same.
             live: what is named belongs to live mode.
         """
-        meant = {SAMPLES.get(name, name) for name in self.names}
-        meant = {name for name in meant if not name.startswith("=")}
+        meant = {meaning for name in self.names if not (meaning := self.meaning(name)).startswith("=")}
         if own_tenant:
             meant -= BOTH_MODES
         return bool(meant) and not (live and meant & TEST_MODE_ONLY)
 
 
-def sample(name: str, objects: Mapping[str, str], where: str) -> str:
+def sample(means: str, objects: Mapping[str, str], where: str) -> str:
     """What stands for a parameter."""
-    means = SAMPLES.get(name, name)
     if means.startswith("="):
         return means[1:]
     found = objects.get(means) or objects.get(f"{means}_id")
     assert found is not None, (
-        f"{where}: nothing is known that {{{name}}} could name. Say it in SAMPLES of tests/admin/samples.py (and make one in"
+        f"{where}: nothing is known that {{{means}}} could name. Say it in SAMPLES of tests/admin/samples.py (and make one in"
         " made_over_the_api and made_in_sql of tests/system/test_isolation.py when the API has none), or in NO_SAMPLE why not."
     )
     return found
@@ -122,6 +137,7 @@ async def made(
 ) -> dict[str, str]:
     """One object of each kind in the merchant's tenant, by the parameter that names it."""
     objects = await test_isolation.made_over_the_api(client, settings, merchant.caller.scope, superuser)
+    await test_isolation.sealed(gateway)
     return objects | await _people(gateway, merchant)
 
 
