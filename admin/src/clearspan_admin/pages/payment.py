@@ -146,9 +146,9 @@ class PaymentController(Controller):
         try:
             done = await approvals.refund(caller, web.idempotency(request, form), payment_id, body)
         except DomainError as refused:
-            return _form(request, view, "refund", form, ("amount", _said(request, refused)), **more)
+            return _form(request, view, "refund", form, ("amount", said_of(request, refused)), **more)
         if isinstance(done, Request):
-            shown = _shown(request).money(done.amount_minor, done.currency)
+            shown = shown_to(request).money(done.amount_minor, done.currency)
             said = web.say(request, "%(amount)s need a second person. Your request waits for approval.", amount=shown)
             return web.go(request, f"/payments/{payment_id}", said, "info")
         return await self._told(request, payment_search, payment_id, "refund")
@@ -185,7 +185,7 @@ class PaymentController(Controller):
         try:
             await payments.capture(caller, web.idempotency(request, form), payment_id, body)
         except DomainError as refused:
-            return _form(request, view, "capture", form, ("amount", _said(request, refused)), left=left)
+            return _form(request, view, "capture", form, ("amount", said_of(request, refused)), left=left)
         return await self._told(request, payment_search, payment_id, "capture")
 
     @get("/cancel", opt={"scope": "payments:write", "session": True})
@@ -216,7 +216,7 @@ class PaymentController(Controller):
         try:
             answer = await payments.cancel(caller, web.idempotency(request, form), payment_id, body)
         except DomainError as refused:
-            return _form(request, view, "cancel", form, ("reason", _said(request, refused)), left=left)
+            return _form(request, view, "cancel", form, ("reason", said_of(request, refused)), left=left)
         found = web.answered(answer)
         if found["status"] == "processing" and found["cancel_requested_at"]:
             said = web.say(request, "The outcome is open. It is canceled as soon as it is known.")
@@ -243,7 +243,7 @@ class PaymentController(Controller):
         try:
             asked = await payments.look_now(caller, payment_id, operation_id)
         except (errors.NothingToLookUp, errors.InProgress) as refused:
-            return web.go(request, f"/payments/{payment_id}", _said(request, refused), "info")
+            return web.go(request, f"/payments/{payment_id}", said_of(request, refused), "info")
         view = await payment_search.view(caller.scope, payment_id)
         after = {ids.encode("op", one.operation_id): one.state for one in view.operations}
         if not asked:
@@ -313,7 +313,7 @@ class PaymentController(Controller):
         except (errors.DecisionConflict, errors.SecondPersonRequired, errors.DecisionNotFound) as refused:
             view = await payment_search.view(caller.scope, payment_id)
             return await self._decision(
-                request, view, operation_id, operators, form, ("outcome", _said(request, refused))
+                request, view, operation_id, operators, form, ("outcome", said_of(request, refused))
             )
         said = {
             "proposed": web.say(request, "Your word is kept. A second person must say the same."),
@@ -352,7 +352,7 @@ class PaymentController(Controller):
                 caller, web.idempotency(request, form), payment_id, SurplusRelease(reason=reason)
             )
         except errors.WithoutSurplus as refused:
-            return web.go(request, f"/payments/{payment_id}", _said(request, refused), "info")
+            return web.go(request, f"/payments/{payment_id}", said_of(request, refused), "info")
         return web.go(request, f"/payments/{payment_id}", web.say(request, "The surplus is given back now."))
 
     @post("/resend/{delivery_id:str}", opt={"scope": "webhook_endpoints:write", "session": True}, status_code=303)
@@ -374,7 +374,7 @@ class PaymentController(Controller):
         try:
             await webhooks.replay(caller, web.idempotency(request, form), found.delivery_id)
         except DomainError as refused:
-            return web.go(request, f"/payments/{payment_id}", _said(request, refused), "bad")
+            return web.go(request, f"/payments/{payment_id}", said_of(request, refused), "bad")
         return web.go(request, f"/payments/{payment_id}", web.say(request, "The webhook is sent again."))
 
     # -- Inside -------------------------------------------------------------------------------------------------------------
@@ -396,7 +396,7 @@ class PaymentController(Controller):
                 if done.code in DECLINES
                 else done.code or done.message or ""
             )
-            said = web.say(request, text, amount=_shown(request).money(done.amount_minor, done.currency), why=why)
+            said = web.say(request, text, amount=shown_to(request).money(done.amount_minor, done.currency), why=why)
         else:
             said, tone = web.say(request, _NOT_SENT), "bad"
         return web.go(request, f"/payments/{payment_id}", said, tone)
@@ -544,22 +544,23 @@ def _amount(request: Http, form: Form, currency: str, left: int | None) -> tuple
         return 0, ("amount", web.say(request, "Give an amount above zero."))
     if left is not None and amount > left:
         text = "That is more than what is left: %(left)s."
-        return 0, ("amount", web.say(request, text, left=_shown(request).money(left, currency)))
+        return 0, ("amount", web.say(request, text, left=shown_to(request).money(left, currency)))
     return amount, None
 
 
-def _said(request: Http, refused: DomainError) -> str:
+def said_of(request: Http, refused: DomainError) -> str:
     """A refusal in the operator's language, as far as there is one; what the service says of this case goes along."""
     title = web.say(request, refused.title)
     if isinstance(refused, InvalidRequest):
         return web.say(request, refused.detail)
     available = refused.fields.get("available_minor")
     if isinstance(available, int):
-        left = _shown(request).money(available, refused.fields.get("currency", "EUR"))
+        left = shown_to(request).money(available, refused.fields.get("currency", "EUR"))
         return f"{title}. " + web.say(request, "Left: %(left)s.", left=left)
     return f"{title}. {web.say(request, refused.detail)}"
 
 
-def _shown(request: Http) -> Shown:
+def shown_to(request: Http) -> Shown:
+    """How this person sees amounts and moments."""
     operator = web.who(request).operator
     return Shown(operator.locale, operator.timezone)
