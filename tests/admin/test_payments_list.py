@@ -18,6 +18,8 @@ from clearspan_admin import typed
 if TYPE_CHECKING:
     import httpx
 
+    from clearspan.app import Gateway
+
 LINK = re.compile(r'href="/admin/payments/(pay_[0-9a-z]{26})"')
 
 
@@ -318,3 +320,16 @@ async def test_the_list_in_a_browser(tabs: Tabs, dark: bool, width: int) -> None
     await page.locator("#looked-for").wait_for()
     assert page.url.endswith("/admin/payments?q=order-10")
     assert await page.locator("tbody tr").count() == 1
+
+
+@pytest.mark.parametrize(("locale", "words"), [("de", "Zahlungen"), ("fr", "Paiements"), ("es", "Pagos")])
+async def test_the_pages_speak_the_operators_language(
+    people: NewPerson, gateway: Gateway, shop: Shop, locale: str, words: str
+) -> None:
+    person = await people("support")
+    await gateway.operators.change(person.operator, locale=locale)
+    payment = await shop.paid(1234)
+    assert f"<h1>{words}</h1>" in (await person.get("/payments")).text
+    page = (await person.get(f"/payments/{payment['id']}")).text
+    for english in ("Where the money is", "What happened", "At the PSP", "Details", "Left to refund", "Payment created"):
+        assert english not in page, english
