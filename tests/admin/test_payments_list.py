@@ -178,6 +178,7 @@ async def test_filters_change_the_list_and_the_address_without_a_new_page(people
     assert part.headers["hx-push-url"] == "/admin/payments?status=succeeded"
     assert len(LINK.findall(part.text)) == 1
     assert "<html" not in part.text
+    assert 'href="/admin/payments/export.csv?status=succeeded" id="export" hx-swap-oob="true"' in part.text
 
 
 async def test_columns_are_chosen_and_kept(people: NewPerson, shop: Shop) -> None:
@@ -320,6 +321,9 @@ async def test_the_list_in_a_browser(tabs: Tabs, dark: bool, width: int) -> None
     await page.locator("#looked-for").wait_for()
     assert page.url.endswith("/admin/payments?q=order-10")
     assert await page.locator("tbody tr").count() == 1
+    # What stands beside the list goes along with its filters.
+    assert str(await page.locator("#export").get_attribute("href")).endswith("export.csv?q=order-10")
+    assert await page.locator("#query-to-save").get_attribute("value") == "q=order-10"
 
 
 @pytest.mark.parametrize(("locale", "words"), [("de", "Zahlungen"), ("fr", "Paiements"), ("es", "Pagos")])

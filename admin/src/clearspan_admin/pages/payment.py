@@ -88,7 +88,8 @@ class PaymentController(Controller):
         person = None
         if view.payment.customer_id is not None and "customers:read" in web.who(request).scopes:
             person = (await customers.people(scope, [view.payment.customer_id])).get(view.payment.customer_id)
-        context = {
+        unsettled = any(one.state in OPEN[:-1] for one in view.operations)
+        context: dict[str, Any] = {
             "view": view,
             "id": payment_id,
             "steps": steps(view),
@@ -96,12 +97,15 @@ class PaymentController(Controller):
             "names": await names(operators, request),
             "declines": DECLINES,
             "pending": [one for one in view.approvals if one.status == "open"],
-            "unsettled": any(one.state in OPEN[:-1] for one in view.operations),
+            "unsettled": unsettled,
             "pretty": pretty,
             "ids": ids,
         }
-        template = "payments/story.html" if web.is_fragment(request) else "payments/payment.html"
-        return web.page(request, template, **context)
+        if not web.is_fragment(request):
+            return web.page(request, "payments/payment.html", **context)
+        # What was open is known now: other buttons belong to it.
+        headers = {} if unsettled else {"HX-Refresh": "true"}
+        return web.page(request, "payments/story.html", headers=headers, **context)
 
     # -- Refund -------------------------------------------------------------------------------------------------------------
 
@@ -131,7 +135,7 @@ class PaymentController(Controller):
         caller = web.caller_of(request)
         view = await payment_search.view(caller.scope, payment_id)
         sure, left = form.has("sure"), view.payment.refundable_minor
-        more = {"left": left, "limit": approvals.alone_up_to_minor}
+        more: dict[str, Any] = {"left": left, "limit": approvals.alone_up_to_minor}
         # With the key of a refund that was made already, the same answer is given: less is left by now.
         amount, problem = _amount(request, form, view.payment.currency, None if sure else left)
         if problem is None and len(form.text("reason")) > _REASON_MAX:
@@ -417,7 +421,7 @@ class PaymentController(Controller):
             (one for one in view.decisions if one.operation_id == operation.operation_id and one.state == "proposed"),
             None,
         )
-        context = {
+        context: dict[str, Any] = {
             "operation": operation,
             "shown_id": operation_id,
             "proposed": proposed,
