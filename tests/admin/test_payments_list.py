@@ -316,7 +316,6 @@ async def test_the_list_in_a_browser(tabs: Tabs, dark: bool, width: int) -> None
     (await shop.pay(9001)).raise_for_status()
     page = await tabs.open("support", dark=dark, width=width)
     await page.goto(f"{tabs._served.url}/admin/payments")
-    await picture(page, f"payments-{width}{'-dark' if dark else ''}")
     await page.locator("#q").fill("order-10")
     await page.locator("#looked-for").wait_for()
     assert page.url.endswith("/admin/payments?q=order-10")
@@ -324,6 +323,8 @@ async def test_the_list_in_a_browser(tabs: Tabs, dark: bool, width: int) -> None
     # What stands beside the list goes along with its filters.
     assert str(await page.locator("#export").get_attribute("href")).endswith("export.csv?q=order-10")
     assert await page.locator("#query-to-save").get_attribute("value") == "q=order-10"
+    await page.goto(f"{tabs._served.url}/admin/payments")
+    await picture(page, f"payments-{width}{'-dark' if dark else ''}")
 
 
 @pytest.mark.parametrize(("locale", "words"), [("de", "Zahlungen"), ("fr", "Paiements"), ("es", "Pagos")])
