@@ -4,29 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
 from tests.admin.conftest import NewPerson, Person, Served, Tabs, picture
+from tests.conftest import lifespan
 from tests.core.payments.conftest import Puppet, PuppetPsp, approve, later, unclear
 from tests.shop import Json, Shop, succeeded
 
-from clearspan.app import Gateway
+from clearspan.app import Gateway, create_app
 from clearspan.platform import clock, plugins
 from clearspan.sdk import Declined, NotFound
+from clearspan.webhooks.dispatch import Dispatcher
 
 if TYPE_CHECKING:
     import httpx
     from tests.conftest import Merchant, Urls
 
     from clearspan.platform.crypto import MasterKey
+    from clearspan.platform.gate import AsgiApp
     from clearspan.settings import Settings
 
 REASON = "The PSP's statement of today shows it; ticket 4711."
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def gateway(urls: Urls, cockpit_settings: Settings, master: MasterKey) -> Gateway:
     """Besides the sandbox, a PSP that does what a test says; a refund of up to 50.00 needs nobody else."""
     loaded = plugins.load(cockpit_settings.plugins.enabled)
@@ -36,6 +40,14 @@ def gateway(urls: Urls, cockpit_settings: Settings, master: MasterKey) -> Gatewa
         cockpit_settings.payments, refund_second_person_above_minor=5000, refund_step_up_above_minor=2000, wait_budget_s=20
     )
     return Gateway(msgspec.structs.replace(cockpit_settings, payments=payments), urls.app, master, loaded)
+
+
+@pytest.fixture(scope="module")
+async def app(gateway: Gateway) -> AsyncIterator[AsgiApp]:
+    """The application around it."""
+    application = create_app(gateway)
+    async with lifespan(application):
+        yield application
 
 
 @pytest.fixture
@@ -78,7 +90,8 @@ async def test_the_page_tells_both_sides_of_every_operation(people: NewPerson, s
     customer = await shop.customer(name="Ada Lovelace", email="ada@example.com")
     card = await shop.card("tok_visa", customer=customer)
     made = await shop.create(
-        5000, payment_method=card, customer=customer, confirm=True, reference="order-7", description="Tea", capture_method="manual"
+        5000,
+        payment_method=card, customer=customer, confirm=True, reference="order-7", description="Tea", capture_method="manual",
     )
     payment = made.json()
     await shop.act(payment, "capture", {"amount_minor": 3000})
@@ -86,7 +99,8 @@ async def test_the_page_tells_both_sides_of_every_operation(people: NewPerson, s
     page = (await person.get(f"/payments/{payment['id']}")).text
     for words in (
         "€50.00", "Ada Lovelace", "ada@example.com", "order-7", "Tea", "Authorisation", "Capture", "Refund", "broken cup",
-        "At the PSP", "Here", "the first by priority that could take it", "What it said", "Left to capture", "Left to refund", "API key",
+        "At the PSP", "Here",
+        "the first by priority that could take it", "What it said", "Left to capture", "Left to refund", "API key",
         payment["psp"]["reference"], "Ledger", "In transit", "Webhooks sent", "Webhooks of the PSP",
     ):  # fmt: skip
         assert words in page, words
@@ -108,7 +122,7 @@ async def test_a_decline_says_what_it_means_and_what_to_do(people: NewPerson, sh
 async def test_hostile_text_is_shown_as_text(people: NewPerson, theatre: Shop, puppet: Puppet) -> None:
     person = await people("support")
     evil = '<img src=x onerror="alert(1)">'
-    puppet.does = lambda verb, request: Declined(code="do_not_honor", message=f"no {evil}", raw={"said": evil})
+    puppet.does = lambda *_: Declined(code="do_not_honor", message=f"no {evil}", raw={"said": evil})
     made = await theatre.create(
         500, payment_method=await theatre.card(), confirm=True, reference=evil, description=evil,
         metadata={"<script>alert(1)</script>": evil, "javascript:alert(1)": "{{ 7*7 }}"},
@@ -195,12 +209,14 @@ async def test_a_refund_is_shown_before_it_is_made_and_a_double_click_makes_it_o
         ("de_AT", "EUR", 200_000, "12,5", 1250), ("de", "EUR", 200_000, "0.05", 5), ("fr", "EUR", 200_000, "1\u202f2,00", 1200),
         ("fr", "EUR", 200_000, "10,00", 1000), ("en", "JPY", 5000, "1,500", 1500), ("en", "JPY", 5000, "15.5", None),
         ("de", "KWD", 5000, "1,234", 1234), ("en", "KWD", 5000, "1.2345", None), ("en", "EUR", 5000, "-5", None),
-        ("en", "EUR", 5000, "0", None), ("en", "EUR", 5000, "five", None), ("en", "EUR", 1000, "10.01", None), ("en", "EUR", 5000, "", None),
+        ("en", "EUR", 5000, "0", None), ("en", "EUR", 5000, "five", None),
+        ("en", "EUR", 1000, "10.01", None), ("en", "EUR", 5000, "", None),
     ],
 )  # fmt: skip
 async def test_amounts_are_typed_as_the_locale_writes_them(
-    people: NewPerson, gateway: Gateway, shop: Shop, locale: str, currency: str, amount_minor: int, typed: str, refunded: int | None
-) -> None:
+    people: NewPerson, gateway: Gateway, shop: Shop, locale: str, currency: str, amount_minor: int,
+    typed: str, refunded: int | None,
+) -> None:  # fmt: skip
     person = await people("support")
     await gateway.operators.change(person.operator, locale=locale)
     payment = await shop.paid(amount_minor, currency=currency)
@@ -382,9 +398,10 @@ async def test_a_webhook_of_this_payment_is_sent_again_and_of_another_not(
     made = await shop.http.post("/v1/webhook-endpoints", json={"url": "http://127.0.0.1:9/hook", "events": ["payment.succeeded"]})
     assert made.status_code == 201, made.text
     payment, other = await shop.paid(500), await shop.paid(600)
+    dispatcher = Dispatcher(gateway.webhook_deliveries, gateway.feed, 5)
     for _ in range(20):
-        await gateway.webhook_deliveries.step({merchant.caller.scope})
-        await gateway.webhook_deliveries.drain()
+        await dispatcher.step({merchant.caller.scope})
+        await dispatcher.drain()
         pages = [(await person.get(f"/payments/{one['id']}")).text for one in (payment, other)]
         if all("http://127.0.0.1:9/hook" in page for page in pages):
             break
@@ -405,7 +422,8 @@ async def test_found_by_last4_opened_refunded_and_the_timeline_shows_it(tabs: Ta
     shop = served.shop
     customer = await shop.customer(name="Ada Lovelace", email="ada@example.com")
     card = await shop.card("tok_mastercard", customer=customer)
-    made = await shop.create(12_300, payment_method=card, customer=customer, confirm=True, reference="order-1042", metadata={"shop": "a"})
+    more: Json = {"reference": "order-1042", "metadata": {"shop": "a"}, "customer": customer}
+    made = await shop.create(12_300, payment_method=card, confirm=True, **more)
     last4 = (await shop.http.get(f"/v1/payment-methods/{card}")).json()["card"]["last4"]
     await shop.paid(999)
     page = await tabs.open("support")

@@ -18,6 +18,8 @@ from clearspan_admin import typed
 if TYPE_CHECKING:
     import httpx
 
+    from clearspan.app import Gateway
+
 LINK = re.compile(r'href="/admin/payments/(pay_[0-9a-z]{26})"')
 
 
@@ -176,6 +178,7 @@ async def test_filters_change_the_list_and_the_address_without_a_new_page(people
     assert part.headers["hx-push-url"] == "/admin/payments?status=succeeded"
     assert len(LINK.findall(part.text)) == 1
     assert "<html" not in part.text
+    assert 'href="/admin/payments/export.csv?status=succeeded" id="export" hx-swap-oob="true"' in part.text
 
 
 async def test_columns_are_chosen_and_kept(people: NewPerson, shop: Shop) -> None:
@@ -313,8 +316,25 @@ async def test_the_list_in_a_browser(tabs: Tabs, dark: bool, width: int) -> None
     (await shop.pay(9001)).raise_for_status()
     page = await tabs.open("support", dark=dark, width=width)
     await page.goto(f"{tabs._served.url}/admin/payments")
-    await picture(page, f"payments-{width}{'-dark' if dark else ''}")
     await page.locator("#q").fill("order-10")
     await page.locator("#looked-for").wait_for()
     assert page.url.endswith("/admin/payments?q=order-10")
     assert await page.locator("tbody tr").count() == 1
+    # What stands beside the list goes along with its filters.
+    assert str(await page.locator("#export").get_attribute("href")).endswith("export.csv?q=order-10")
+    assert await page.locator("#query-to-save").get_attribute("value") == "q=order-10"
+    await page.goto(f"{tabs._served.url}/admin/payments")
+    await picture(page, f"payments-{width}{'-dark' if dark else ''}")
+
+
+@pytest.mark.parametrize(("locale", "words"), [("de", "Zahlungen"), ("fr", "Paiements"), ("es", "Pagos")])
+async def test_the_pages_speak_the_operators_language(
+    people: NewPerson, gateway: Gateway, shop: Shop, locale: str, words: str
+) -> None:
+    person = await people("support")
+    await gateway.operators.change(person.operator, locale=locale)
+    payment = await shop.paid(1234)
+    assert f"<h1>{words}</h1>" in (await person.get("/payments")).text
+    page = (await person.get(f"/payments/{payment['id']}")).text
+    for english in ("Where the money is", "What happened", "At the PSP", "Details", "Left to refund", "Payment created"):
+        assert english not in page, english

@@ -51,7 +51,7 @@ MENU: Final[tuple[tuple[str, tuple[Entry, ...]], ...]] = (
         mark("Work"),
         (
             Entry(mark("Queues"), "/work", "list-checks", "payments:read", "g w"),
-            Entry(mark("Approvals"), "/approvals", "shield-check", "payments:decide"),
+            Entry(mark("Approvals"), "/approvals", "shield-check", "payments:read"),
             Entry(mark("Ledger"), "/ledger", "scale", "ledger:read"),
             Entry(mark("Audit trail"), "/audit", "badge-check", "audit:read", "g a"),
         ),

@@ -88,7 +88,8 @@ class PaymentController(Controller):
         person = None
         if view.payment.customer_id is not None and "customers:read" in web.who(request).scopes:
             person = (await customers.personal_of(scope, [view.payment.customer_id])).get(view.payment.customer_id)
-        context = {
+        unsettled = any(one.state in OPEN[:-1] for one in view.operations)
+        context: dict[str, Any] = {
             "view": view,
             "id": payment_id,
             "steps": steps(view),
@@ -96,12 +97,15 @@ class PaymentController(Controller):
             "names": await names(operators, request),
             "declines": DECLINES,
             "pending": [one for one in view.approvals if one.status == "open"],
-            "unsettled": any(one.state in OPEN[:-1] for one in view.operations),
+            "unsettled": unsettled,
             "pretty": pretty,
             "ids": ids,
         }
-        template = "payments/story.html" if web.is_fragment(request) else "payments/payment.html"
-        return web.page(request, template, **context)
+        if not web.is_fragment(request):
+            return web.page(request, "payments/payment.html", **context)
+        # What was open is known now: other buttons belong to it.
+        headers = {} if unsettled else {"HX-Refresh": "true"}
+        return web.page(request, "payments/story.html", headers=headers, **context)
 
     # -- Refund -------------------------------------------------------------------------------------------------------------
 
@@ -131,7 +135,7 @@ class PaymentController(Controller):
         caller = web.caller_of(request)
         view = await payment_search.view(caller.scope, payment_id)
         sure, left = form.has("sure"), view.payment.refundable_minor
-        more = {"left": left, "limit": approvals.alone_up_to_minor}
+        more: dict[str, Any] = {"left": left, "limit": approvals.alone_up_to_minor}
         # With the key of a refund that was made already, the same answer is given: less is left by now.
         amount, problem = _amount(request, form, view.payment.currency, None if sure else left)
         if problem is None and len(form.text("reason")) > _REASON_MAX:
@@ -146,9 +150,9 @@ class PaymentController(Controller):
         try:
             done = await approvals.refund(caller, web.idempotency(request, form), payment_id, body)
         except DomainError as refused:
-            return _form(request, view, "refund", form, ("amount", _said(request, refused)), **more)
+            return _form(request, view, "refund", form, ("amount", said_of(request, refused)), **more)
         if isinstance(done, Request):
-            shown = _shown(request).money(done.amount_minor, done.currency)
+            shown = shown_to(request).money(done.amount_minor, done.currency)
             said = web.say(request, "%(amount)s need a second person. Your request waits for approval.", amount=shown)
             return web.go(request, f"/payments/{payment_id}", said, "info")
         return await self._told(request, payment_search, payment_id, "refund")
@@ -185,7 +189,7 @@ class PaymentController(Controller):
         try:
             await payments.capture(caller, web.idempotency(request, form), payment_id, body)
         except DomainError as refused:
-            return _form(request, view, "capture", form, ("amount", _said(request, refused)), left=left)
+            return _form(request, view, "capture", form, ("amount", said_of(request, refused)), left=left)
         return await self._told(request, payment_search, payment_id, "capture")
 
     @get("/cancel", opt={"scope": "payments:write", "session": True})
@@ -216,7 +220,7 @@ class PaymentController(Controller):
         try:
             answer = await payments.cancel(caller, web.idempotency(request, form), payment_id, body)
         except DomainError as refused:
-            return _form(request, view, "cancel", form, ("reason", _said(request, refused)), left=left)
+            return _form(request, view, "cancel", form, ("reason", said_of(request, refused)), left=left)
         found = web.answered(answer)
         if found["status"] == "processing" and found["cancel_requested_at"]:
             said = web.say(request, "The outcome is open. It is canceled as soon as it is known.")
@@ -243,7 +247,7 @@ class PaymentController(Controller):
         try:
             asked = await payments.look_now(caller, payment_id, operation_id)
         except (errors.NothingToLookUp, errors.InProgress) as refused:
-            return web.go(request, f"/payments/{payment_id}", _said(request, refused), "info")
+            return web.go(request, f"/payments/{payment_id}", said_of(request, refused), "info")
         view = await payment_search.view(caller.scope, payment_id)
         after = {ids.encode("op", one.operation_id): one.state for one in view.operations}
         if not asked:
@@ -313,7 +317,7 @@ class PaymentController(Controller):
         except (errors.DecisionConflict, errors.SecondPersonRequired, errors.DecisionNotFound) as refused:
             view = await payment_search.view(caller.scope, payment_id)
             return await self._decision(
-                request, view, operation_id, operators, form, ("outcome", _said(request, refused))
+                request, view, operation_id, operators, form, ("outcome", said_of(request, refused))
             )
         said = {
             "proposed": web.say(request, "Your word is kept. A second person must say the same."),
@@ -352,7 +356,7 @@ class PaymentController(Controller):
                 caller, web.idempotency(request, form), payment_id, SurplusRelease(reason=reason)
             )
         except errors.WithoutSurplus as refused:
-            return web.go(request, f"/payments/{payment_id}", _said(request, refused), "info")
+            return web.go(request, f"/payments/{payment_id}", said_of(request, refused), "info")
         return web.go(request, f"/payments/{payment_id}", web.say(request, "The surplus is given back now."))
 
     @post("/resend/{delivery_id:str}", opt={"scope": "webhook_endpoints:write", "session": True}, status_code=303)
@@ -374,7 +378,7 @@ class PaymentController(Controller):
         try:
             await webhooks.replay(caller, web.idempotency(request, form), found.delivery_id)
         except DomainError as refused:
-            return web.go(request, f"/payments/{payment_id}", _said(request, refused), "bad")
+            return web.go(request, f"/payments/{payment_id}", said_of(request, refused), "bad")
         return web.go(request, f"/payments/{payment_id}", web.say(request, "The webhook is sent again."))
 
     # -- Inside -------------------------------------------------------------------------------------------------------------
@@ -396,7 +400,7 @@ class PaymentController(Controller):
                 if done.code in DECLINES
                 else done.code or done.message or ""
             )
-            said = web.say(request, text, amount=_shown(request).money(done.amount_minor, done.currency), why=why)
+            said = web.say(request, text, amount=shown_to(request).money(done.amount_minor, done.currency), why=why)
         else:
             said, tone = web.say(request, _NOT_SENT), "bad"
         return web.go(request, f"/payments/{payment_id}", said, tone)
@@ -417,7 +421,7 @@ class PaymentController(Controller):
             (one for one in view.decisions if one.operation_id == operation.operation_id and one.state == "proposed"),
             None,
         )
-        context = {
+        context: dict[str, Any] = {
             "operation": operation,
             "shown_id": operation_id,
             "proposed": proposed,
@@ -544,22 +548,23 @@ def _amount(request: Http, form: Form, currency: str, left: int | None) -> tuple
         return 0, ("amount", web.say(request, "Give an amount above zero."))
     if left is not None and amount > left:
         text = "That is more than what is left: %(left)s."
-        return 0, ("amount", web.say(request, text, left=_shown(request).money(left, currency)))
+        return 0, ("amount", web.say(request, text, left=shown_to(request).money(left, currency)))
     return amount, None
 
 
-def _said(request: Http, refused: DomainError) -> str:
+def said_of(request: Http, refused: DomainError) -> str:
     """A refusal in the operator's language, as far as there is one; what the service says of this case goes along."""
     title = web.say(request, refused.title)
     if isinstance(refused, InvalidRequest):
         return web.say(request, refused.detail)
     available = refused.fields.get("available_minor")
     if isinstance(available, int):
-        left = _shown(request).money(available, refused.fields.get("currency", "EUR"))
+        left = shown_to(request).money(available, refused.fields.get("currency", "EUR"))
         return f"{title}. " + web.say(request, "Left: %(left)s.", left=left)
     return f"{title}. {web.say(request, refused.detail)}"
 
 
-def _shown(request: Http) -> Shown:
+def shown_to(request: Http) -> Shown:
+    """How this person sees amounts and moments."""
     operator = web.who(request).operator
     return Shown(operator.locale, operator.timezone)

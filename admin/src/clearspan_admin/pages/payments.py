@@ -114,6 +114,7 @@ class PaymentListController(Controller):
             "cursor": cursor,
             "columns": _columns(web.who(request)),
             "all_columns": COLUMNS,
+            "can_save": len(_saved(web.who(request))) < SAVED_MAX,
         }
         if web.is_fragment(request):
             here = web.url(request, "/payments", **wanted.typed)

@@ -374,7 +374,7 @@ class PaymentSearch:
         except ids.InvalidId:
             raise errors.PaymentNotFound from None
         found = await self._db.call("payment_view", _place(scope) | {"payment_id": identity})
-        view = None if found is None else _VIEW.decode(found)
+        view: View | None = None if found is None else _VIEW.decode(found)
         if view is None:
             raise errors.PaymentNotFound
         names = await self._psps.names(scope, view.payment.psp_account_id)
@@ -408,7 +408,7 @@ class PaymentSearch:
         if re.fullmatch("[0-9]{4}", text):
             document["last4"] = text
             looked_for.append("last4")
-        amounts = [
+        amounts: list[dict[str, int | None]] = [
             {"minor": int(minor), "digits": digits}
             for amount in dict.fromkeys(query.amounts)
             for digits in sorted(DIGITS)

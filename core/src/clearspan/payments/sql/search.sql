@@ -58,12 +58,14 @@ BEGIN
                 CROSS JOIN LATERAL (
                     SELECT x.payment_id FROM operations x
                     WHERE x.tenant_id = tenant AND x.live = is_live AND x.payment_method_id = m.payment_method_id
+                      AND x.kind IN ('authorize', 'purchase')
                     ORDER BY x.created_at DESC LIMIT 100) AS o
                 UNION
                 SELECT x.payment_id FROM unnest(ARRAY(SELECT value::uuid FROM jsonb_array_elements_text(t->'methods'))) AS m (id)
                 CROSS JOIN LATERAL (
                     SELECT o.payment_id FROM operations o
                     WHERE o.tenant_id = tenant AND o.live = is_live AND o.payment_method_id = m.id
+                      AND o.kind IN ('authorize', 'purchase')
                     ORDER BY o.created_at DESC LIMIT 1000) AS x);
             capped := cardinality(more) >= 100;
             wanted := wanted || more;
