@@ -28,6 +28,7 @@ def in_python() -> Iterator[str]:
     """Literals of the domain modules."""
     others = (
         "customers/mandates.py",
+        "desk/job_queue.py",
         "rebills/clocks.py",
         "rebills/dunning.py",
         "subscriptions/catalogue.py",
