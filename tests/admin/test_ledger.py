@@ -55,7 +55,7 @@ async def test_the_check_agrees_and_finds_what_does_not(people: NewPerson, shop:
     person = await people("finance")
     fine = await person.post("/ledger/check", "/ledger")
     assert fine.status_code == 200, fine.text
-    assert re.search(r"All agrees: 1 payments and \d+ entries", fine.text)
+    assert re.search(r"All agrees. Compared: payments 1, entries \d+", fine.text)
     await superuser.execute("SET session_replication_role = replica")
     await superuser.execute(
         "UPDATE ledger_entries SET amount_minor = amount_minor + 1 WHERE account = 'captured' AND payment_id = $1",
