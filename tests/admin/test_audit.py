@@ -360,3 +360,10 @@ async def test_in_a_browser(tabs: Tabs, served: Served) -> None:
     await phone.get_by_role("link", name="Details and proof").first.click()
     await phone.get_by_text("Proven: this entry is").wait_for()
     await picture(phone, "audit-entry-phone-dark")
+
+
+async def test_sentences_are_told_in_the_persons_own_language(people: NewPerson, gateway: Gateway) -> None:
+    person = await people("auditor")
+    await gateway.operators.change(person.operator, locale="de")
+    assert "tests hat Auditor Test zum Mitglied gemacht" in text_of((await person.get("/audit")).text)
+    assert "Jetzt verifizieren" in (await person.get("/audit")).text

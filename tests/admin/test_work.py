@@ -299,6 +299,43 @@ async def test_a_rebill_whose_account_is_refused_is_in_the_queue_and_a_held_invo
     page = (await person.get("/work?queue=rebills&state=held")).text
     assert "Held" in page
     assert "F-000001" in page
+    await superuser.execute(
+        "SET session_replication_role = replica"
+    )  # as if its period had been missed: no rebill was made
+    for table in ("rebill_tries", "rebills"):
+        await superuser.execute(f"DELETE FROM {table} WHERE tenant_id = $1", scope.tenant_id)
+    await superuser.execute("SET session_replication_role = origin")
+    invoice = await superuser.fetchval("SELECT invoice_id FROM invoices WHERE tenant_id = $1", scope.tenant_id)
+    item = ids.encode("inv", invoice)
+    assert item in (await person.get("/work?queue=rebills")).text
+    released = await person.post("/work/act", "/work?queue=rebills", queue="rebills", item=item)
+    assert released.status_code == 303, released.text
+    # Its account is refused by the PSP: it rests, until somebody says that it may be asked again.
+    account = await superuser.fetchval(
+        "UPDATE rebill_pace SET blocked_until = now() + interval '1 hour', blocked_because = 'psp_credentials_invalid'"
+        " WHERE tenant_id = $1 RETURNING psp_account_id",
+        scope.tenant_id,
+    )
+    await superuser.execute(
+        "UPDATE rebills SET psp_account_id = $2, next_at = now() + interval '1 day' WHERE tenant_id = $1",
+        scope.tenant_id,
+        account,
+    )
+    page = (await person.get("/work?queue=rebills&state=blocked")).text
+    assert item in page
+    assert "psp_credentials_invalid" in page
+    retried = await person.post("/work/act", "/work?queue=rebills", queue="rebills", item=item)
+    assert retried.status_code == 303, retried.text
+    row = await superuser.fetchrow(
+        "SELECT b.blocked_until, r.state, r.next_at <= now() + interval '5 seconds' AS soon FROM rebill_pace b JOIN rebills r"
+        " USING (tenant_id, live, psp_account_id) WHERE b.tenant_id = $1",
+        scope.tenant_id,
+    )
+    assert row is not None
+    assert list(row.values()) == [None, "due", True]
+    await superuser.execute(
+        "UPDATE rebills SET state = 'stopped', next_at = NULL WHERE tenant_id = $1", scope.tenant_id
+    )
 
 
 async def test_without_redis_the_page_of_jobs_says_so(people: NewPerson) -> None:

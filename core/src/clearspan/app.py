@@ -30,6 +30,7 @@ from clearspan.journal.checkpoint import SigningKey
 from clearspan.journal.feed import Feed
 from clearspan.journal.plugins import PluginDesk
 from clearspan.journal.proofs import Proofs
+from clearspan.ledger.service import Ledger
 from clearspan.payments.approvals import Approvals
 from clearspan.payments.inbox import Inbox
 from clearspan.payments.search import PaymentSearch
@@ -147,6 +148,7 @@ class Gateway:
         self.inbox = Inbox(self.db, self.payments, settings)
         self.psp_webhooks = PspWebhooks(self.db, self.tenants, self.psps, settings.psps, self.metrics)
         self.psp_webhooks.wake = self.inbox.wake
+        self.ledger = Ledger(self.db)
         self.desk = Desk(self.db, self.payments, self.psp_webhooks)
         self.job_queue = JobQueue(redis_url, self.db)
         self.feed = Feed(self.db, settings.events, settings.server.sse_streams_max)
@@ -300,6 +302,7 @@ SERVICES = (
     "feed",
     "reports",
     "proofs",
+    "ledger",
     "desk",
     "job_queue",
     "plugins",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from datetime import datetime, timedelta
+from datetime import datetime
 from importlib import resources
 from typing import Any, Final
 from urllib.parse import quote
@@ -25,8 +25,7 @@ from clearspan.journal.service import AuditQuery
 from clearspan.platform import ids
 from clearspan.platform.context import Scope
 from clearspan.platform.problems import InvalidRequest
-from clearspan_admin import telling, web
-from clearspan_admin.shown import Shown
+from clearspan_admin import days, telling, web
 from clearspan_admin.web import Http
 from clearspan_admin.words import mark
 
@@ -79,13 +78,13 @@ class AuditController(Controller):
         """Search it, newest first."""
         given = {name: request.query_params.get(name, "").strip()[:TEXT_MAX] for name in FIELDS}
         scope, live = _scope(request)
-        zone = Shown(web.who(request).operator.locale, web.who(request).operator.timezone)
+        zone = days.zone_of(request)
         error, entries, following = "", list[dict[str, Any]](), None
         try:
             query = AuditQuery(
                 **{name: given[name] or None for name in FIELDS if name not in ("after", "before")},
-                created_after=_moment(given["after"], zone, "after"),
-                created_before=_moment(given["before"], zone, "before", whole=True),
+                created_after=days.moment(given["after"], zone),
+                created_before=days.moment(given["before"], zone, whole=True),
             )
             found = await trail.search(scope, query, limit=PAGE, cursor=request.query_params.get("cursor") or None)
             names = await _names(scope, operators, api_keys)
@@ -215,26 +214,6 @@ def _scope(request: Http, asked: str = "") -> tuple[Scope, bool]:
     mode = asked or request.query_params.get("mode", "")
     live = {"live": True, "test": False}.get(mode, scope.live)
     return Scope(tenant_id=scope.tenant_id, live=live), live
-
-
-def _moment(text: str, shown: Shown, name: str, *, whole: bool = False) -> datetime | None:
-    """A day, or a moment, in the person's zone; of ``whole`` the end of the day or minute is meant."""
-    if not text:
-        return None
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        raise _wrong(name) from None
-    if found.tzinfo is None:
-        found = found.replace(tzinfo=shown.tz)
-    if whole:
-        found += timedelta(days=1) if len(text) <= len("2026-01-01") else timedelta(minutes=1)
-    return found
-
-
-def _wrong(name: str) -> InvalidRequest:
-    message = "Give a day, such as 2026-11-23."
-    return InvalidRequest(message, errors=[{"path": name, "message": message}])
 
 
 def _held(operator: Operator) -> str:

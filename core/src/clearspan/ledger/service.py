@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 from collections import Counter
@@ -21,6 +22,8 @@ from clearspan.platform.problems import InvalidRequest
 
 PAYMENTS_AT_ONCE = 1_000
 ENTRIES_AT_ONCE = 10_000
+CHECK_S = 8.0
+CHECK_MAX = 50
 
 
 class EntryQuery(msgspec.Struct, frozen=True, kw_only=True):
@@ -220,6 +223,63 @@ async def differences(
     for currency, total in sums.items():
         if total:
             yield LedgerDifference(kind="sum_not_zero", currency=currency, expected=0, found=total)
+
+
+class LedgerCheck(msgspec.Struct, frozen=True, kw_only=True):
+    """What a check found.
+
+    Attributes:
+        differences: the first ones.
+        payments, entries: how many were looked at.
+        complete: whether all were; else the time was up, or there were so many differences that more would tell nothing.
+    """
+
+    differences: list[LedgerDifference]
+    payments: int
+    entries: int
+    complete: bool
+
+
+class Ledger:
+    """The same as an object, for pages.
+
+    Args:
+        db: the database.
+    """
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    async def balances(
+        self, scope: Scope, *, psp_account: str | None = None, before: datetime | None = None
+    ) -> BalanceList:
+        """See ``balances``."""
+        return await balances(self._db, scope, psp_account=psp_account, before=before)
+
+    async def entries(self, scope: Scope, query: EntryQuery, *, limit: int, cursor: str | None) -> EntryList:
+        """See ``entries``."""
+        return await entries(self._db, scope, query, limit=limit, cursor=cursor)
+
+    async def check(self, scope: Scope) -> LedgerCheck:
+        """Compare the ledger with itself and with the payments, for ``CHECK_S`` at most."""
+        looked = Counter[str]()
+        found: list[LedgerDifference] = []
+        complete = True
+        try:
+            async with asyncio.timeout(CHECK_S):
+                async for one in differences(self._db, scope, looked):
+                    found.append(one)
+                    if len(found) >= CHECK_MAX:
+                        complete = False
+                        break
+        except TimeoutError:
+            complete = False
+        return LedgerCheck(
+            differences=found,
+            payments=looked["ledger payments"],
+            entries=looked["ledger entries"],
+            complete=complete,
+        )
 
 
 def _place(scope: Scope) -> dict[str, Any]:

@@ -439,16 +439,15 @@ class Payments:
 
     async def get_dispute(self, caller: Caller, dispute_id: str) -> DisputeOut:
         """One dispute."""
-        try:
-            identity = ids.decode("dp", dispute_id)
-        except ids.InvalidId:
-            raise errors.DisputeNotFound from None
-        found = _DISPUTES.decode(
-            await self._db.call("dispute_list", _place(caller.scope) | {"ids": [identity], "limit": 1})
-        )
+        found = await self._disputes(caller.scope, [_dispute_id(dispute_id)])
+        return dispute_out(found[0], live=caller.scope.live)
+
+    async def _disputes(self, scope: Scope, wanted: Sequence[UUID]) -> list[Dispute]:
+        document = _place(scope) | {"ids": list(wanted), "limit": len(wanted)}
+        found = _DISPUTES.decode(await self._db.call("dispute_list", document))
         if not found:
             raise errors.DisputeNotFound
-        return dispute_out(found[0], live=caller.scope.live)
+        return found
 
     async def list_disputes(
         self, caller: Caller, payment: str | None, status: str | None, limit: int, cursor: str | None
@@ -468,6 +467,22 @@ class Payments:
             has_more=more,
             next_cursor=_cursor(last.opened_at, last.dispute_id) if last else None,
         )
+
+    async def disputes_to_answer(self, scope: Scope, limit: int, after: str | None = None) -> list[DisputeOut]:
+        """Disputes that want an answer, the next deadline first; ``limit`` and one more when there are more.
+
+        Args:
+            after: the id of the last one of the page before.
+
+        Raises:
+            DisputeNotFound: ``after`` names none.
+        """
+        document: dict[str, Any] = _place(scope) | {"limit": limit + 1}
+        if after is not None:
+            last = (await self._disputes(scope, [_dispute_id(after)]))[0]
+            document |= {"after_id": last.dispute_id, "after_at": last.evidence_due_at}
+        found = _DISPUTES.decode(await self._db.call("disputes_to_answer", document))
+        return [dispute_out(row, live=scope.live) for row in found]
 
     # -- what the rest of the gateway calls -----------------------------------------------------------------------
 
@@ -1628,6 +1643,13 @@ def _operation_id(text: str) -> UUID:
         return ids.decode("op", text)
     except ids.InvalidId:
         raise errors.OperationNotFound from None
+
+
+def _dispute_id(text: str) -> UUID:
+    try:
+        return ids.decode("dp", text)
+    except ids.InvalidId:
+        raise errors.DisputeNotFound from None
 
 
 def _refund_id(text: str) -> UUID:

@@ -229,3 +229,6 @@ CREATE INDEX webhook_inbox_waiting ON webhook_inbox (tenant_id, live, inbox_id) 
 CREATE INDEX notices_stuck ON notices (tenant_id, live, notice_id)
     WHERE state = 'failed' OR (state = 'queued' AND tries > 0) OR (state = 'dropped' AND error IN ('no_email', 'address_invalid'));
 CREATE INDEX invoices_held ON invoices (tenant_id, live, invoice_id) WHERE collection = 'held' AND status = 'open';
+-- Disputes that want an answer, by the day until which it counts.
+CREATE INDEX disputes_to_answer ON disputes (tenant_id, live, evidence_due_at, dispute_id)
+    WHERE status IN ('needs_response', 'inquiry', 'pre_arbitration');

@@ -103,6 +103,21 @@ BEGIN
         ORDER BY d.opened_at DESC, d.dispute_id DESC LIMIT (p->>'limit')::integer) AS r);
 END $$;
 
+-- Disputes that want an answer, the next deadline first, those without one last; after (p->>'after_at', p->>'after_id').
+CREATE OR REPLACE FUNCTION disputes_to_answer_{{v}}(p jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM set_config('app.tenant', p->>'tenant_id', true), set_config('app.live', p->>'live', true);
+    RETURN (SELECT COALESCE(jsonb_agg(to_jsonb(r) ORDER BY r.evidence_due_at NULLS LAST, r.dispute_id), '[]') FROM (
+        SELECT d.* FROM disputes d
+        WHERE d.tenant_id = (p->>'tenant_id')::uuid AND d.live = (p->>'live')::boolean
+          AND d.status IN ('needs_response', 'inquiry', 'pre_arbitration')
+          AND (p->>'after_id' IS NULL OR CASE WHEN p->>'after_at' IS NULL
+               THEN d.evidence_due_at IS NULL AND d.dispute_id > (p->>'after_id')::uuid
+               ELSE d.evidence_due_at IS NULL
+                    OR (d.evidence_due_at, d.dispute_id) > ((p->>'after_at')::timestamptz, (p->>'after_id')::uuid) END)
+        ORDER BY d.evidence_due_at NULLS LAST, d.dispute_id LIMIT (p->>'limit')::integer) AS r);
+END $$;
+
 -- The mandate p->>'mandate_id', else the one that a merchant-initiated charge of p->>'payment_method_id' would rest on; null when none.
 CREATE OR REPLACE FUNCTION mandate_find_{{v}}(p jsonb) RETURNS jsonb LANGUAGE plpgsql STABLE AS $$
 BEGIN
