@@ -123,7 +123,9 @@ async def test_a_double_click_asks_once(people: NewPerson, shop: Shop) -> None:
     support = await people("support")
     payment = await shop.paid(20_000)
     for _ in range(2):
-        assert "Your request waits" in await said(support, await refund(support, payment, "60.00", reason="twice", key="same"))
+        assert "Your request waits" in await said(
+            support, await refund(support, payment, "60.00", reason="twice", key="same")
+        )
     assert (await support.get("/approvals")).text.count('href="/admin/approvals/apv_') == 1
 
 
@@ -211,13 +213,17 @@ async def test_a_payment_that_changed_meanwhile_is_told_and_the_request_stays(pe
     assert "Rejected" in await said(finance, await finance.post(f"{path}/reject", path, reason="changed"))
 
 
-async def test_a_request_expires_after_seven_days(people: NewPerson, shop: Shop, gateway: Gateway, merchant: Merchant) -> None:
+async def test_a_request_expires_after_seven_days(
+    people: NewPerson, shop: Shop, gateway: Gateway, merchant: Merchant
+) -> None:
     support, finance = await people("support"), await people("finance")
     payment = await shop.paid(20_000)
     identity = f"apv_{await asked(support, payment)}"
     scope, caller = merchant.caller.scope, finance.session
     assert caller
-    approver = msgspec.structs.replace(merchant.caller, actor_type="operator", actor_id=finance.operator.public_id, key_id=None)
+    approver = msgspec.structs.replace(
+        merchant.caller, actor_type="operator", actor_id=finance.operator.public_id, key_id=None
+    )
     with later(hours=24 * 7 + 1):
         with pytest.raises(errors.ApprovalDecided) as refused:
             await gateway.approvals.approve(approver, identity)
@@ -242,7 +248,9 @@ async def test_the_limit_holds_where_the_refund_is_reserved(
     """Whichever way a person comes: a page of another area, a token for the API, a credit note."""
     person = await people("owner")
     payment = await shop.paid(20_000)
-    caller = msgspec.structs.replace(merchant.caller, actor_type="operator", actor_id=person.operator.public_id, key_id=None)
+    caller = msgspec.structs.replace(
+        merchant.caller, actor_type="operator", actor_id=person.operator.public_id, key_id=None
+    )
     key = read_key(clock.random_bytes(8).hex(), route="POST /elsewhere", path="/", body=b"")
     with pytest.raises(errors.ApprovalRequired):
         await gateway.payments.refund(caller, key, payment["id"], RefundCreate(amount_minor=5001))
@@ -261,7 +269,9 @@ async def test_another_tenants_requests_are_not_there(
     assert (await person.get(f"/approvals/{identity}")).status_code == 404
     assert identity not in (await person.get("/approvals")).text
     for what in ("approve", "reject", "withdraw"):
-        assert (await person.post(f"/approvals/{identity}/{what}", "/payments", reason="mine", key="k")).status_code == 404
+        assert (
+            await person.post(f"/approvals/{identity}/{what}", "/payments", reason="mine", key="k")
+        ).status_code == 404
     assert (await person.get("/approvals/apv_nonsense")).status_code == 404
 
 

@@ -37,7 +37,10 @@ def gateway(urls: Urls, cockpit_settings: Settings, master: MasterKey) -> Gatewa
     loaded.psps[PuppetPsp.name] = PuppetPsp
     loaded.plugin_of_psp[PuppetPsp.name] = "puppet"
     payments = msgspec.structs.replace(
-        cockpit_settings.payments, refund_second_person_above_minor=5000, refund_step_up_above_minor=2000, wait_budget_s=20
+        cockpit_settings.payments,
+        refund_second_person_above_minor=5000,
+        refund_step_up_above_minor=2000,
+        wait_budget_s=20,
     )
     return Gateway(msgspec.structs.replace(cockpit_settings, payments=payments), urls.app, master, loaded)
 
@@ -91,7 +94,12 @@ async def test_the_page_tells_both_sides_of_every_operation(people: NewPerson, s
     card = await shop.card("tok_visa", customer=customer)
     made = await shop.create(
         5000,
-        payment_method=card, customer=customer, confirm=True, reference="order-7", description="Tea", capture_method="manual",
+        payment_method=card,
+        customer=customer,
+        confirm=True,
+        reference="order-7",
+        description="Tea",
+        capture_method="manual",
     )
     payment = made.json()
     await shop.act(payment, "capture", {"amount_minor": 3000})
@@ -144,7 +152,15 @@ async def test_another_tenants_payment_is_not_there(
     operation = (await (Shop(other_client, psp_url)).get(theirs))["operations"][0]["id"]
     for path in ("", "/refund", "/capture", "/cancel", "/release", f"/decide/{operation}"):
         assert (await person.get(f"/payments/{theirs['id']}{path}")).status_code == 404, path
-    for path in ("/refund", "/capture", "/cancel", "/release", f"/look/{operation}", f"/decide/{operation}", "/resend/wd_1"):
+    for path in (
+        "/refund",
+        "/capture",
+        "/cancel",
+        "/release",
+        f"/look/{operation}",
+        f"/decide/{operation}",
+        "/resend/wd_1",
+    ):
         answer = await person.post(
             f"/payments/{theirs['id']}{path}", f"/payments/{mine['id']}/cancel",
             amount="1.00", sure="yes", reason=REASON, outcome="declined",
@@ -181,7 +197,9 @@ async def test_support_decides_no_outcomes(people: NewPerson, shop: Shop) -> Non
 # -- Refunds, captures, cancellations -------------------------------------------------------------------------------------------
 
 
-async def test_a_refund_is_shown_before_it_is_made_and_a_double_click_makes_it_once(people: NewPerson, shop: Shop) -> None:
+async def test_a_refund_is_shown_before_it_is_made_and_a_double_click_makes_it_once(
+    people: NewPerson, shop: Shop
+) -> None:
     person = await people("support")
     payment = await shop.paid(5000)
     path = f"/payments/{payment['id']}/refund"
@@ -189,7 +207,9 @@ async def test_a_refund_is_shown_before_it_is_made_and_a_double_click_makes_it_o
     assert shown.status_code == 200
     assert "Refund €12.34 of €50.00 that are left?" in shown.text
     assert (await shop.get(payment))["amounts"]["refunded_minor"] == 0
-    hidden = dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)"', shown.text.partition('class="actions"')[2]))
+    hidden = dict(
+        re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)"', shown.text.partition('class="actions"')[2])
+    )
     answers = await asyncio.gather(*(person.http.post(f"/admin{path}", data=hidden) for _ in range(2)))
     # The second of two simultaneous clicks may be told that the first one is under way.
     assert all(answer.status_code in (303, 422) for answer in answers)
@@ -304,7 +324,9 @@ async def test_an_unknown_outcome_is_no_failure_and_the_psp_is_asked_when_somebo
     assert "known better now" in await said(person, await person.post(look, f"/payments/{doubtful['id']}"))
     assert (await theatre.get(doubtful))["status"] == "succeeded"
     assert puppet.verbs.count("create_intent") == 1, "it was looked up, not charged again"
-    assert "outcome of this operation is known" in await said(person, await person.post(look, f"/payments/{doubtful['id']}"))
+    assert "outcome of this operation is known" in await said(
+        person, await person.post(look, f"/payments/{doubtful['id']}")
+    )
     told = [entry for entry in (await theatre.get(doubtful))["audit"] if entry["type"] == "operation.lookup_requested"]
     assert [entry["actor_id"] for entry in told] == [person.operator.public_id] * 2
 
@@ -350,7 +372,9 @@ async def test_a_person_decides_what_nobody_could_find_out(people: NewPerson, th
     assert person.operator.name in page
 
 
-async def test_two_who_decide_at_once_are_one_and_the_other_is_told(people: NewPerson, theatre: Shop, in_review: Json) -> None:
+async def test_two_who_decide_at_once_are_one_and_the_other_is_told(
+    people: NewPerson, theatre: Shop, in_review: Json
+) -> None:
     ada, bob = await people("finance"), await people("admin")
     path = f"/payments/{in_review['id']}/decide/{in_review['operations'][0]['id']}"
     answers = await asyncio.gather(
@@ -395,7 +419,9 @@ async def test_a_webhook_of_this_payment_is_sent_again_and_of_another_not(
     people: NewPerson, shop: Shop, gateway: Gateway, merchant: Merchant
 ) -> None:
     person, support = await people("admin"), await people("support")
-    made = await shop.http.post("/v1/webhook-endpoints", json={"url": "http://127.0.0.1:9/hook", "events": ["payment.succeeded"]})
+    made = await shop.http.post(
+        "/v1/webhook-endpoints", json={"url": "http://127.0.0.1:9/hook", "events": ["payment.succeeded"]}
+    )
     assert made.status_code == 201, made.text
     payment, other = await shop.paid(500), await shop.paid(600)
     dispatcher = Dispatcher(gateway.webhook_deliveries, gateway.feed, 5)
@@ -410,7 +436,9 @@ async def test_a_webhook_of_this_payment_is_sent_again_and_of_another_not(
     (others,) = (await gateway.payment_search.view(merchant.caller.scope, other["id"])).deliveries
     path = f"/payments/{payment['id']}/resend/"
     assert (await person.post(path + others.id, f"/payments/{payment['id']}")).status_code == 404
-    assert "sent again" in await said(person, await person.post(path + mine.id, f"/payments/{payment['id']}", key="again"))
+    assert "sent again" in await said(
+        person, await person.post(path + mine.id, f"/payments/{payment['id']}", key="again")
+    )
     assert (await support.post(path + mine.id, "/payments", key="again")).status_code == 403
     assert "resend" not in (await support.get(f"/payments/{payment['id']}")).text
 

@@ -336,5 +336,12 @@ async def test_the_pages_speak_the_operators_language(
     payment = await shop.paid(1234)
     assert f"<h1>{words}</h1>" in (await person.get("/payments")).text
     page = (await person.get(f"/payments/{payment['id']}")).text
-    for english in ("Where the money is", "What happened", "At the PSP", "Details", "Left to refund", "Payment created"):
+    for english in (
+        "Where the money is",
+        "What happened",
+        "At the PSP",
+        "Details",
+        "Left to refund",
+        "Payment created",
+    ):
         assert english not in page, english

@@ -62,10 +62,6 @@ DOORS |= {
 }  # fmt: skip
 """What signs people in: each takes what one step knows (an address, a hash, an id) and gives that one person, never a list; but
 operators_of_tenant and operator_invitations, which list members and open invitations of the tenant that is entered."""
-DOORS |= {"api_key_by_id", "operator_session_open", "oauth_refresh_add", "oauth_refresh_use", "oauth_session_end"}
-"""What stands behind an access token: each takes an id that only a signed token tells, or the hash of a refresh token, and gives
-that one key, yes or no, or that one session's ids and scopes."""
-operators_of_tenant, which lists the members of the tenant that is entered."""
 INSTALLATION_WIDE = ("plugin_log", "journal_leaves", "journal_nodes", "checkpoints", "checkpoint_pushes")
 INSTALLATION_WIDE += ("operators", "operator_sessions", "operator_links", "sign_in_tries", "oauth_refresh_tokens")
 """People, who may be members of many tenants; the log of plugins, which run for all tenants; the tables of that tree. There is

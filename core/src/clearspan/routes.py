@@ -13,8 +13,8 @@ from litestar.openapi.spec import Components, OAuthFlow, OAuthFlows, SecuritySch
 from clearspan.access.controller import ApiKeyController
 from clearspan.access.guard import PUBLIC
 from clearspan.access.keys import SCOPES
-from clearspan.access.people_controller import OperatorController
 from clearspan.access.oauth_controller import OAuthController
+from clearspan.access.people_controller import OperatorController
 from clearspan.customers.controller import CustomerController, PaymentMethodController
 from clearspan.customers.mandates_controller import MandateController
 from clearspan.journal.controller import AuditController, EventController

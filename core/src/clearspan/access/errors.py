@@ -57,6 +57,8 @@ class LooksElsewhere(DomainError):
     status = 409
     title = "You look at another tenant or mode now"
     advice = "Load the page again: it was made for the tenant and mode that you looked at before, maybe in another tab."
+
+
 class RoleForbids(Forbidden):
     """A page that the person's role does not open."""
 
@@ -154,6 +156,8 @@ class LiveKeyRequired(DomainError):
     status = 403
     title = "Roles hold in live mode too, and this is a key of test mode"
     advice = "Use a live key with the scope, or change it in the cockpit."
+
+
 class SignInFailed(DomainError):
     """Wrong e-mail address or password, or nobody who may sign in; the answer does not tell which."""
 

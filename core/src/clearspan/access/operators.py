@@ -167,6 +167,7 @@ class Operators:
         if not caller.scope.live:
             raise LiveKeyRequired
         return "admin"
+
     async def not_a_member(self, scope: Scope, operator_id: UUID) -> None:
         """Make sure that somebody may be invited.
 
