@@ -91,10 +91,17 @@ class Person:
 
     async def post(self, path: str, page: str = "", **fields: Any) -> httpx.Response:
         """Send a form as the page at ``page`` (the same path by default) would: with its token and key."""
-        text = (await self.get(page or path)).text
+        return await self.send(path, await self.hidden(page or path), **fields)
+
+    async def hidden(self, page: str) -> dict[str, str]:
+        """What the forms of a page carry: its token and key."""
+        text = (await self.get(page)).text
         token, key = _TOKEN.search(text), _KEY.search(text)
-        assert token is not None, f"{page or path} has no form: {text[:300]}"
-        hidden = {"csrf": token[1]} | ({"key": key[1]} if key else {})
+        assert token is not None, f"{page} has no form: {text[:300]}"
+        return {"csrf": token[1]} | ({"key": key[1]} if key else {})
+
+    async def send(self, path: str, hidden: dict[str, str], **fields: Any) -> httpx.Response:
+        """Send a form of a page that was opened before."""
         return await self.http.post(f"/admin{path}", data=hidden | fields)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any, Final
 
 import asyncpg
@@ -138,7 +139,7 @@ async def made(
     """One object of each kind in the merchant's tenant, by the parameter that names it."""
     objects = await test_isolation.made_over_the_api(client, settings, merchant.caller.scope, superuser)
     await test_isolation.sealed(gateway)
-    return objects | await _people(gateway, merchant)
+    return objects | await _people(gateway, merchant) | await _approval(merchant, superuser, objects["payment_id"])
 
 
 async def made_live(
@@ -147,7 +148,18 @@ async def made_live(
     """The same for live mode, without a PSP."""
     objects = await test_isolation.made_in_sql(merchant.caller.scope, superuser)
     await test_isolation.sealed(gateway)
-    return objects | await _people(gateway, merchant)
+    return objects | await _people(gateway, merchant) | await _approval(merchant, superuser, objects["payment_id"])
+
+
+async def _approval(merchant: Merchant, superuser: Any, payment_id: str) -> dict[str, str]:
+    """A refund that waits for a second person; there are none in the API."""
+    scope, approval, now = merchant.caller.scope, clock.new_uuid(), clock.now()
+    await superuser.execute(
+        "INSERT INTO approvals (tenant_id, live, approval_id, kind, subject_id, request, amount_minor, currency, reason, asked_by,"
+        " asked_at, expires_at) VALUES ($1, $2, $3, 'refund', $4, '{}', 1, 'EUR', 'promised', 'opr_1', $5, $6)",
+        *(scope.tenant_id, scope.live, approval, ids.decode("pay", payment_id), now, now + timedelta(days=7)),
+    )
+    return {"approval_id": ids.encode("apv", approval)}
 
 
 async def _people(gateway: Gateway, merchant: Merchant) -> dict[str, str]:

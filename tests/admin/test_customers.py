@@ -164,7 +164,7 @@ async def test_customers_in_a_browser(tabs: Tabs, served: Served) -> None:
     await page.get_by_role("button", name="Revoke").click()
     await page.get_by_role("button", name="Cancel").click()
     await page.get_by_role("button", name="Revoke").click()
-    await page.get_by_role("button", name="Continue").click()
+    await page.locator("#confirm button[value=yes]").click()
     await page.get_by_text("The mandate was revoked.").wait_for()
 
 

@@ -48,7 +48,7 @@ async def served(
         while not listening.started:  # noqa: ASYNC110  (uvicorn has no event for it)
             await asyncio.sleep(0.01)
         no_shop: Shop = None  # type: ignore[assignment]  # Nobody pays here.
-        yield Served(server.public_url, gateway, no_shop, merchant)
+        yield Served(server.public_url, gateway, no_shop, merchant, application)
         listening.should_exit = True
         await task
 

@@ -69,8 +69,8 @@ async def wait_for_somebody(superuser: asyncpg.Connection[Any], scope: Scope) ->
         )  # fmt: skip
         await superuser.execute(
             "INSERT INTO approvals (tenant_id, live, approval_id, kind, subject_id, request, amount_minor, currency, reason,"
-            " asked_by, asked_at) VALUES ($1, $2, $3, 'refund', $4, '{}', 100, 'EUR', 'high', 'opr_1', $5)",
-            *given, now,
+            " asked_by, asked_at, expires_at) VALUES ($1, $2, $3, 'refund', $4, '{}', 100, 'EUR', 'high', 'opr_1', $5, $6)",
+            *given, now, now + timedelta(days=7),
         )  # fmt: skip
         await superuser.execute(
             "INSERT INTO webhook_inbox (tenant_id, live, inbox_id, psp_account_id, event_key, type, body_hash, state,"

@@ -22,6 +22,8 @@ from clearspan.settings import Settings
 
 TOKEN = re.compile(r'name="csrf" value="([^"]+)"')
 REFUSED = "role_forbids"
+GOES_NOWHERE = ("/admin/look-at", "/admin/sign-out")
+"""Buttons of the shell that have nothing to go on with after signing in."""
 
 
 class Walker:
@@ -93,6 +95,7 @@ async def test_whoever_is_not_signed_in_is_sent_to_sign_in(app: AsgiApp) -> None
     nobody = {
         name: "x_01h455vb4pex5vsknk084sn02q" for page in samples.pages_of(app, "GET", "POST") for name in page.names
     }
+    nobody["session_id"] = "01a20793-4a68-7737-aae6-9bb1ed754d30"
     wrong = []
     transport = httpx.ASGITransport(app=samples.glance(app))  # type: ignore[arg-type]
     async with httpx.AsyncClient(transport=transport, base_url=BASE_URL) as http:
@@ -100,6 +103,8 @@ async def test_whoever_is_not_signed_in_is_sent_to_sign_in(app: AsgiApp) -> None
             if not page.session:
                 continue
             answer = await http.request(page.method, page.template.format(**nobody))
+            if page.method == "POST" and answer.status_code == 303 and page.template in GOES_NOWHERE:
+                continue
             if page.method == "POST" and answer.status_code != 401:
                 wrong.append(f"{page}: {answer.status_code}")
             elif page.method == "GET" and answer.status_code != 401:  # What is no page of its own says only that.

@@ -77,7 +77,7 @@ async def test_the_service_itself_asks_what_the_role_has(gateway: Gateway, merch
     assert set(made.scopes) == scopes
     lacking = ROLES["owner"] - scopes
     if lacking:
-        with pytest.raises(Exception, match="Your role lacks"):
+        with pytest.raises(Exception, match="Your key or role lacks"):
             await gateway.api_keys.create(caller, "more", {min(lacking)})
 
 

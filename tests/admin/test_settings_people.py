@@ -216,7 +216,7 @@ async def test_a_role_changed_in_one_browser_holds_in_the_other(tabs: Tabs) -> N
         await picture(page, f"person-{look}")
     await page.get_by_label("Developer").check()
     await page.get_by_role("button", name="Change the role").click()
-    await page.get_by_role("button", name="Continue").click()
+    await page.locator("#confirm button[value=yes]").click()
     await page.get_by_text("The new role holds at once").wait_for()
     await theirs.reload()
     assert await theirs.locator("#menu a", has_text="PSP accounts").count() == 1

@@ -212,5 +212,5 @@ async def test_the_pages_in_a_browser(tabs: Tabs) -> None:
         await page.get_by_role("link", name="alpha").click()
         await picture(page, f"psp-{look}")
     await page.get_by_role("button", name="Disable").click()
-    await page.get_by_role("button", name="Continue").click()
+    await page.locator("#confirm button[value=yes]").click()
     await page.get_by_text("no new payment goes there").first.wait_for()

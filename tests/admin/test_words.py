@@ -135,12 +135,11 @@ async def test_a_page_speaks_the_operators_language(
 
 
 async def test_a_refusal_speaks_it_too(people: NewPerson, gateway: Gateway) -> None:
-    person = await people("owner", strong=False)
+    person = await people("support")
     await gateway.operators.change(person.operator, locale="de_AT")
-    answer = await person.get("/")
+    answer = await person.get("/audit")
     assert answer.status_code == 403
-    assert "Richten Sie zuerst einen zweiten Faktor ein" in answer.text
-    assert "Inhaber, Admins und Finanzen melden sich" in answer.text
+    assert "Ihre Rolle öffnet das nicht" in answer.text
 
 
 def test_english_is_the_source() -> None:

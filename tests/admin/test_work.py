@@ -431,7 +431,7 @@ async def test_in_a_browser_all_are_selected_retried_and_watched_to_the_end(
     await page.get_by_label("All 700 that match this filter").check()
     await page.get_by_label("Why").fill(WHY)
     await page.get_by_role("button", name="Send again").first.click()
-    await page.get_by_role("dialog").get_by_role("button", name="Continue").click()
+    await page.locator("#confirm button[value=yes]").click()
     await expect(page.get_by_role("heading", level=1)).to_contain_text("Bulk run")
     await picture(page, "work-run")
     await expect(page.get_by_text("Through.")).to_be_visible(timeout=20_000)

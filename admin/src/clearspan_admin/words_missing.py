@@ -6,6 +6,7 @@ ends with 1 when there are any. The test of the catalogues uses the same functio
 
 from __future__ import annotations
 
+import ast
 import io
 import re
 import sys
@@ -19,8 +20,10 @@ from babel.messages.extract import extract
 from babel.messages.pofile import read_po, write_po
 
 from clearspan.access import errors
+from clearspan.access.keys import SCOPES
 from clearspan.platform import problems
 from clearspan.platform.problems import DomainError
+from clearspan.sdk import DECLINES
 from clearspan_admin.words import LANGUAGES
 
 TRANSLATED: Final = tuple(language for language in LANGUAGES if language != "en")
@@ -90,9 +93,26 @@ def missing(language: str) -> list[MessageId]:
 
 
 def unused(language: str) -> list[MessageId]:
-    """What is translated and no longer marked."""
-    texts = marked()
-    return [text for text in translated(language) if text not in texts]
+    """What is translated and that nothing says any more."""
+    texts, others = marked(), unmarked()
+    return [text for text in translated(language) if text not in texts and text not in others]
+
+
+def unmarked() -> set[MessageId]:
+    """What may be translated and need not be: texts of the core that pages show, and texts that Python keeps in a variable."""
+    found: set[MessageId] = {*SCOPES.values(), *(decline.meaning for decline in DECLINES.values())}
+    import clearspan.app  # noqa: F401, PLC0415  (so that every refusal there is is known)
+
+    for kind in problems.catalogue():
+        found |= {kind.title, kind.advice}
+    for method, _, entry in _sources():
+        if method == "python":
+            found |= {
+                node.value
+                for node in ast.walk(ast.parse(entry.read_bytes()))
+                if isinstance(node, ast.Constant) and isinstance(node.value, str)
+            }
+    return found
 
 
 def placeholders(text: str) -> set[str]:
