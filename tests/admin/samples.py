@@ -154,11 +154,15 @@ async def made_live(
 async def _approval(merchant: Merchant, superuser: Any, payment_id: str) -> dict[str, str]:
     """A refund that waits for a second person; there are none in the API."""
     scope, approval, now = merchant.caller.scope, clock.new_uuid(), clock.now()
+    payment = ids.decode("pay", payment_id)
     await superuser.execute(
-        "INSERT INTO approvals (tenant_id, live, approval_id, kind, subject_id, request, amount_minor, currency, reason, asked_by,"
-        " asked_at, expires_at) VALUES ($1, $2, $3, 'refund', $4, '{}', 1, 'EUR', 'promised', 'opr_1', $5, $6)",
-        *(scope.tenant_id, scope.live, approval, ids.decode("pay", payment_id), now, now + timedelta(days=7)),
+        "INSERT INTO approvals (tenant_id, live, approval_id, kind, subject_id, request, amount_minor, currency, reason,"
+        " asked_by, asked_at, expires_at) VALUES ($1, $2, $3, 'refund', $4, '{}', 1, 'EUR', 'promised', 'opr_1', $5, $6)"
+        " ON CONFLICT DO NOTHING",
+        *(scope.tenant_id, scope.live, approval, payment, now, now + timedelta(days=7)),
     )
+    found = "SELECT approval_id FROM approvals WHERE tenant_id = $1 AND live = $2 AND subject_id = $3"
+    approval = await superuser.fetchval(found, scope.tenant_id, scope.live, payment)
     return {"approval_id": ids.encode("apv", approval)}
 
 
@@ -170,7 +174,7 @@ async def _people(gateway: Gateway, merchant: Merchant) -> dict[str, str]:
 
 def new_key() -> str:
     """What a form carries to act once."""
-    return clock.random_bytes(16).hex()
+    return ids.letters(clock.random_bytes(16))
 
 
 def glance(app: AsgiApp) -> AsgiApp:

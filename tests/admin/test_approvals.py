@@ -283,7 +283,7 @@ async def test_approvals_in_a_browser(tabs: Tabs, dark: bool, width: int) -> Non
     await page.goto(f"{served.url}/admin/payments/{payment['id']}/refund")
     await page.locator("#amount").fill("4,000.00")
     await page.locator("#reason").fill("Lost in the post")
-    await page.locator("#confirm button[value=yes]").click()
+    await page.get_by_role("button", name="Continue").click()
     await page.get_by_text("a second person decides").wait_for()
     await page.get_by_role("button", name="Refund €4,000.00").click()
     await page.get_by_text("Your request waits for approval").wait_for()

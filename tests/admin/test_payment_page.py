@@ -468,7 +468,7 @@ async def test_found_by_last4_opened_refunded_and_the_timeline_shows_it(tabs: Ta
     await picture(page, "refund")
     await page.locator("#amount").fill("23.00")
     await page.locator("#reason").fill("returned goods")
-    await page.locator("#confirm button[value=yes]").click()
+    await page.get_by_role("button", name="Continue").click()
     await picture(page, "refund-sure")
     await page.get_by_role("button", name="Refund €23.00").click()
     await page.get_by_text("Refunded €23.00.").wait_for()

@@ -8,6 +8,8 @@ import pytest
 from tests.admin.conftest import NewPerson, Tabs, picture
 from tests.conftest import NewClient
 
+from clearspan.platform import clock, ids
+from clearspan.platform.pan import find_pan_in_text
 from clearspan_admin import web
 
 
@@ -84,3 +86,12 @@ def test_a_foreign_text_is_no_markup_even_where_a_template_translates_it() -> No
     evil = '<b title="x">100 %s</b>'
     told = "&lt;b title=&#34;x&#34;&gt;100 %s&lt;/b&gt;"
     assert shown.render(foreign=evil) == f"{told} {told} said"
+
+
+async def test_nothing_random_that_pages_carry_can_be_taken_for_a_card_number(people: NewPerson) -> None:
+    """One hexadecimal token in a few hundred would be refused by the guard against card numbers, and the form with it."""
+    page = (await (await people()).get("/")).text
+    carried = re.findall(r'name="(?:csrf|key)" value="([^"]+)"', page) + re.findall(r'"X-CSRF-Token": "([^"]+)"', page)
+    assert len(carried) >= 3
+    assert not any(re.search(r"[0-9]", each) for each in carried)
+    assert all(find_pan_in_text(ids.letters(clock.random_bytes(96))) is None for _ in range(2_000))

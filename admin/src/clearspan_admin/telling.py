@@ -151,3 +151,32 @@ def _text(value: Any) -> str | None:
             return ", ".join(value)
         case _:
             return msgspec.json.encode(value).decode()
+
+
+KINDS: Final = {
+    "payment": mark("Payment"),
+    "refund": mark("Refund"),
+    "operation": mark("Operation"),
+    "dispute": mark("Dispute"),
+    "customer": mark("Customer"),
+    "payment_method": mark("Payment method"),
+    "mandate": mark("Mandate"),
+    "test_clock": mark("Test clock"),
+    "plan": mark("Plan"),
+    "coupon": mark("Coupon"),
+    "subscription": mark("Subscription"),
+    "invoice": mark("Invoice"),
+    "credit_note": mark("Credit note"),
+    "psp_account": mark("PSP account"),
+    "webhook": mark("Webhook of a PSP"),
+    "api_key": mark("API key"),
+    "webhook_endpoint": mark("Webhook endpoint"),
+    "tenant": mark("Tenant"),
+    "rebill": mark("Rebill"),
+    "dunning_plan": mark("Dunning plan"),
+    "operator": mark("Person"),
+    "approval": mark("Approval"),
+    "notice": mark("Mail"),
+    "bulk_run": mark("Bulk run"),
+}
+"""What an entry can be about, in words."""

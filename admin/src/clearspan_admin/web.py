@@ -45,7 +45,7 @@ from clearspan.access.errors import (
 )
 from clearspan.access.sessions import Owner, Sessions, Signed
 from clearspan.access.signing import Signing
-from clearspan.platform import clock
+from clearspan.platform import clock, ids
 from clearspan.platform.context import Caller
 from clearspan.platform.idempotency import Answer, IdempotencyKey, read_key
 from clearspan.platform.problems import DomainError
@@ -260,7 +260,7 @@ def csrf_token(request: Http) -> str:
     secret = _csrf_secret(request)
     if not secret:
         return ""
-    salt, signed = clock.random_bytes(_SALT_BYTES).hex(), signed_in(request)
+    salt, signed = ids.letters(clock.random_bytes(_SALT_BYTES)), signed_in(request)
     sessions: Sessions = request.app.state.sessions
     return f"{salt}.{_masked(secret, salt)}.{sessions.place(signed, salt) if signed else ''}"
 
@@ -308,7 +308,7 @@ def _token_of(request: Http, typed: bytes) -> tuple[str, str, str]:
 
 
 def _masked(secret: str, salt: str) -> str:
-    return hmac.digest(secret.encode(), salt.encode(), hashlib.sha256).hex()
+    return ids.letters(hmac.digest(secret.encode(), salt.encode(), hashlib.sha256))
 
 
 def _csrf_secret(request: Http) -> str:
@@ -355,7 +355,7 @@ def _own_hosts(connection: ASGIConnection[Any, Any, Any, Any]) -> set[str]:
 
 
 def _new_key() -> str:
-    return clock.random_bytes(16).hex()
+    return ids.letters(clock.random_bytes(16))
 
 
 # -- After a POST ---------------------------------------------------------------------------------------------------------------

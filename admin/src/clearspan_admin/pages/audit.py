@@ -104,6 +104,7 @@ class AuditController(Controller):
             error=error,
             live=live,
             subjects=sorted(SUBJECTS),
+            kinds=telling.KINDS,
             types=telling.TYPES,
             checkpoint=state.checkpoint,
             unsealed_at=state.unsealed_at,

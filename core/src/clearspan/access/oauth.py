@@ -38,7 +38,7 @@ from clearspan.settings import Settings
 
 GRANTS = ("client_credentials", "password", "refresh_token")
 REFRESH_PREFIX = "csr_"
-_REFRESH = re.compile(REFRESH_PREFIX + "[0-9a-f]{64}")
+_REFRESH = re.compile(f"{REFRESH_PREFIX}{ids.LETTERS}{{64}}")
 _SCOPE = re.compile(r"[!#-\[\]-~]+( [!#-\[\]-~]+)*")
 
 
@@ -447,7 +447,7 @@ def _no_refresh() -> OAuthRefused:
 
 
 def _new_refresh() -> str:
-    return REFRESH_PREFIX + clock.random_bytes(32).hex()
+    return REFRESH_PREFIX + ids.letters(clock.random_bytes(32))
 
 
 def _hash(text: str) -> str:

@@ -250,7 +250,7 @@ class Sessions:
     def place(self, signed: Signed, salt: str) -> str:
         """What forms carry besides, in whichever session of theirs: who looks, in which tenant and mode."""
         where = f"{signed.operator.operator_id} {signed.membership.tenant_id} {signed.session.live} {salt}"
-        return hmac.digest(self._key, where.encode(), hashlib.sha256).hex()
+        return ids.letters(hmac.digest(self._key, where.encode(), hashlib.sha256))
 
     async def of_request(self, connection: ASGIConnection[Any, Any, Any, Any], *, touch: bool = True) -> Signed | None:
         """Who sent this request, by its cookie."""

@@ -641,7 +641,7 @@ class Signing:
         await self._operators.join(caller, operator.operator_id, link.role)
 
     async def _make_link(self, purpose: str, by: str, **fields: Any) -> tuple[UUID, str]:
-        token, now, link_id = clock.random_bytes(32).hex(), clock.now(), clock.new_uuid()
+        token, now, link_id = ids.letters(clock.random_bytes(32)), clock.now(), clock.new_uuid()
         await self._db.call(
             "operator_link_add",
             {
@@ -657,7 +657,7 @@ class Signing:
         return link_id, f"{self._public_url}/admin/link/{token}"
 
     async def _find_link(self, token: str, *, use: bool) -> Link:
-        if not re.fullmatch(r"[0-9a-f]{64}", token):
+        if not re.fullmatch(f"{ids.LETTERS}{{64}}", token):
             raise LinkGone
         document = {"hash": _hash(token), "now": clock.now(), "use": use}
         answer = await self._db.call("operator_link_find", document)
