@@ -365,5 +365,5 @@ async def test_in_a_browser(tabs: Tabs, served: Served) -> None:
 async def test_sentences_are_told_in_the_persons_own_language(people: NewPerson, gateway: Gateway) -> None:
     person = await people("auditor")
     await gateway.operators.change(person.operator, locale="de")
-    assert "tests hat Auditor Test zum Mitglied gemacht" in text_of((await person.get("/audit?mode=live")).text)
+    assert "hat Auditor Test zum Mitglied gemacht" in text_of((await person.get("/audit?mode=live")).text)
     assert "Jetzt verifizieren" in (await person.get("/audit")).text
