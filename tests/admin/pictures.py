@@ -71,7 +71,7 @@ PICTURES: Final[Mapping[str, Picture]] = {
     "invoices": Picture("/invoices"),
     "invoice": Picture("/invoices/{invoice_id}"),
     "dunning": Picture("/dunning"),
-    "dunning-plan": Picture("/dunning/{dunning_plan_id}"),
+    "dunning-plan": Picture("/dunning/plans/{dunning_plan_id}"),
     "plans": Picture("/plans"),
     "work": Picture("/work"),
     "approvals": Picture("/approvals"),

@@ -34,6 +34,7 @@ class Walker:
     def __init__(self, people: NewPerson, app: AsgiApp, gateway: Gateway, role: str) -> None:
         self._people, self._app, self._gateway, self._role = people, app, gateway, role
         self._person: Person | None = None
+        self._token: tuple[Person | None, str] = None, ""
 
     async def signed_in(self) -> Person:
         """They themselves, with an open session."""
@@ -47,9 +48,11 @@ class Walker:
         person = await self.signed_in()
         if page.method == "GET":
             return await person.http.get(path)
-        token = TOKEN.search((await person.get("/style-guide")).text)
-        assert token is not None
-        return await person.http.post(path, data={"csrf": token[1], "key": samples.new_key()})
+        if self._token[0] is not person:
+            token = TOKEN.search((await person.get("/profile")).text)
+            assert token is not None
+            self._token = person, token[1]
+        return await person.http.post(path, data={"csrf": self._token[1], "key": samples.new_key()})
 
 
 async def events(superuser: asyncpg.Connection[asyncpg.Record], merchant: Merchant) -> Any:

@@ -41,8 +41,8 @@ def test_a_seed_replays_exactly(superuser_url: str, play: Callable[[int], Outcom
     assert len({one.digest for one in first}) == 2
 
 
-def test_no_money_moves_twice_or_is_lost_in_thirty_runs(play: Callable[[int], Outcome]) -> None:
-    outcomes = [play(seed) for seed in range(1000, 1030)]
+def test_no_money_moves_twice_or_is_lost_in_twelve_runs(play: Callable[[int], Outcome]) -> None:
+    outcomes = [play(seed) for seed in range(1000, 1012)]
     failed = [f"seed {one.seed}: {violation}" for one in outcomes for violation in one.violations]
     assert not failed, "\n".join(failed)
     # They were worth something.
