@@ -169,3 +169,26 @@ async def _rebilled(shop: Shop, customers: list[str]) -> dict[str, str]:
         "endpoint_id": hook["id"],
         "key_id": key["id"],
     }
+
+
+async def declining(shop: Shop, gateway: Gateway, scope: Scope, demo: Demo) -> None:
+    """Two who moved to a bigger plan, whose cards had no money for the difference: they stand on the dunning board."""
+    bigger = await shop.post(
+        "/v1/plans", {"name": "Coffee club, large", "amounts": {"EUR": 3900}, "interval": {"unit": "month"}}
+    )
+    assert bigger.status_code == 201, bigger.text
+    for who in (1, 2):
+        body = {
+            "currency": "EUR",
+            "customer": demo.customers[who],
+            "items": [{"plan": demo.objects["plan_id"]}],
+            "payment_method": await shop.card("tok_rebill_declined", customer=demo.customers[who]),
+            "mandate": {"text_version": "2026-01"},
+        }
+        made = await shop.post("/v1/subscriptions", body)
+        assert made.status_code == 201, made.text
+        changed = await shop.post(
+            f"/v1/subscriptions/{made.json()['id']}/change", {"items": [{"plan": bigger.json()["id"]}]}
+        )
+        assert changed.status_code == 200, changed.text
+    await gateway.collector.collect(scope, "req_pictures")

@@ -91,7 +91,9 @@ async def take_pictures(served: Served, tabs: Tabs, tenants: Tenants, new_mercha
     merchant = await believable.open_shop(tenants, new_merchant)
     headers = {"Authorization": f"Bearer {merchant.key}"}
     async with httpx.AsyncClient(base_url=served.url, headers=headers, trust_env=False) as http:
-        demo = await believable.fill(await Shop.open(http, psp_url))
+        shop = await Shop.open(http, psp_url)
+        demo = await believable.fill(shop)
+        await believable.declining(shop, served.gateway, merchant.caller.scope, demo)
     session = await believable.owner(served.gateway, merchant)
     cookie = {"name": served.gateway.sessions.cookie, "value": session.token, "url": served.url}
     left_out, heavy = [], []

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 from tests.admin.conftest import NewPerson, Person, Served, Tabs, picture, signed_in
 from tests.conftest import Merchant, NewMerchant, Urls, connected, lifespan
+from tests.core.journal.test_event_types import documented
 from tests.core.journal.trail import settle
 from tests.shop import Shop
 
@@ -23,6 +24,7 @@ from clearspan.platform import clock, ids, plugins
 from clearspan.platform.context import Caller, Scope
 from clearspan.platform.crypto import MasterKey
 from clearspan.settings import Settings
+from clearspan_admin import telling
 
 HOSTILE = '<img src=x onerror="alert(1)">'
 
@@ -34,6 +36,12 @@ async def seal(gateway: Gateway) -> None:
     sealer = Sealer(gateway.db, gateway.proofs, gateway.audit_key, settings)
     await sealer.seal()
     await sealer.sign()
+
+
+def test_every_type_of_event_is_told_in_a_sentence() -> None:
+    types = documented()
+    assert len(types) > 150
+    assert types == set(telling.TYPES)
 
 
 def text_of(html: str) -> str:

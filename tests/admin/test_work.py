@@ -69,7 +69,7 @@ async def test_an_unknown_charge_is_looked_up_at_the_psp_and_not_charged_again(p
     assert counted(after.text, "unknown") == "0"
     assert (await shop.get(payment))["status"] == "succeeded"
     assert len(await shop.charged(payment)) == 1
-    audit = await shop.http.get("/v1/audit", params={"type": "operation.lookup_asked"})
+    audit = await shop.http.get("/v1/audit", params={"type": "operation.lookup_requested"})
     assert audit.json()["data"][0]["actor"]["id"] == person.operator.public_id
     # What is known needs nobody.
     again = await person.post("/work/act", "/", key="k-1", queue="unknown", item=operation)

@@ -156,7 +156,7 @@ BEGIN
         END IF;
         UPDATE operations SET sweep_at = moment WHERE tenant_id = tenant AND live = is_live AND operation_id = looked;
         SELECT i.sequence INTO told FROM payment_intents i WHERE i.tenant_id = tenant AND i.live = is_live AND i.payment_id = op.payment_id;
-        PERFORM journal_write_{{v}}(p, event, 'operation.lookup_asked', 'operation', looked, told,
+        PERFORM journal_write_{{v}}(p, event, 'operation.lookup_requested', 'operation', looked, told,
             (SELECT i.customer_id FROM payment_intents i WHERE i.tenant_id = tenant AND i.live = is_live AND i.payment_id = op.payment_id),
             jsonb_strip_nulls(jsonb_build_object('payment_id', op.payment_id, 'bulk_run_id', p->>'bulk_run_id')));
     ELSIF p->>'queue' = 'webhooks' THEN
