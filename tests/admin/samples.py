@@ -27,6 +27,7 @@ PREFIX: Final = "/admin"
 SAMPLES: Final[Mapping[str, str]] = {
     "path": "=no-such-page",
     "psp": "=sandbox",
+    "vault": "=sandbox",
     "plugin": "=psp-sandbox",
     "/admin/settings/plugins/{name}": "=psp-sandbox",
     "session_id": "=01a20793-4a68-7737-aae6-9bb1ed754d30",

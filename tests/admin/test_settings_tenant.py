@@ -5,6 +5,7 @@ from __future__ import annotations
 import httpx
 import msgspec
 import pytest
+from tests.admin.billing import followed, said
 from tests.admin.conftest import NewPerson
 
 from clearspan.app import Gateway
@@ -37,6 +38,24 @@ async def test_plugins_are_listed_with_what_they_bring_and_no_secret_of_a_vault(
         assert words in listed, words
     secrets = [value for value in gateway.settings.plugin["vault-sandbox"].values() if isinstance(value, str)]
     assert [one for one in ["vk_sandbox", *secrets] if one and one in listed] == []
+
+
+@pytest.mark.usefixtures("sandboxes")
+async def test_the_connection_of_a_vault_is_tested(people: NewPerson, gateway: Gateway) -> None:
+    person = await people("admin")
+    page, path = "/settings/plugins", "/settings/plugins/vaults/sandbox/check"
+    assert path in (await person.get(page)).text
+    assert "The vault takes these settings." in said(await followed(person, await person.post(path, page)))
+    provider = gateway.vaults.get("sandbox")
+    config = provider._config  # type: ignore[attr-defined]
+    provider._config = msgspec.structs.replace(config, api_key="wrong")  # type: ignore[attr-defined]
+    try:
+        told = said(await followed(person, await person.post(path, page)))
+    finally:
+        provider._config = config  # type: ignore[attr-defined]
+    assert "The vault could not be used with these settings. the vault refused: 401" in told
+    assert (await person.post("/settings/plugins/vaults/elsewhere/check", page)).status_code == 404
+    assert path not in (await (await people("auditor")).get(page)).text
 
 
 async def test_a_plugin_that_is_not_enabled_shows_the_lines_that_would(people: NewPerson) -> None:

@@ -41,6 +41,7 @@ class TestBasisTheoryVault(VaultConformance):
         "unknown": Script(NOT_FOUND),
         "deleted": Script(Exchange(204, path="DELETE /tokens/<token>")),
         "deleted_unknown": Script(NOT_FOUND),
+        "connected": Script(NOT_FOUND),
     }
     own_errors = [
         (refusal(400), sdk.PspMisconfigured),

@@ -33,6 +33,7 @@ class TestSandboxVault(VaultConformance):
         "unknown": Script(refusal(404, "unknown_token")),
         "deleted": Script(Exchange(204, path="DELETE /tokens/<token>")),
         "deleted_unknown": Script(Exchange(204, path="DELETE /tokens/<token>")),
+        "connected": Script(refusal(404, "unknown_token")),
     }
     own_errors = [
         (refusal(502, "target_unreachable"), sdk.PspUnavailable),

@@ -38,6 +38,7 @@ class TestVgsVault(VaultConformance):
             Exchange(204, path=f"DELETE /aliases/{NUMBER}"), Exchange(204, path=f"DELETE /aliases/{CVC}")
         ),
         "deleted_unknown": Script(NOT_FOUND, NOT_FOUND),
+        "connected": Script(NOT_FOUND),
     }
     own_errors = [
         (Exchange(407), sdk.PspMisconfigured),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -20,7 +21,7 @@ from clearspan.settings import Settings, SettingsError
 from clearspan.vaults.errors import VaultTokenInvalid, VaultUnavailable, VaultUnknown
 from clearspan.vaults.links import CaptureLinks
 from clearspan.vaults.schemas import CaptureSessionCreate
-from clearspan.vaults.service import Vaults
+from clearspan.vaults.service import VaultCheck, Vaults
 
 LINKS = CaptureLinks(bytes(32), "https://pay.example")
 SESSION = CaptureSessionCreate(return_url="https://shop.example/back")
@@ -109,6 +110,43 @@ async def test_a_vault_that_is_down_is_no_fault_of_the_token(
         assert refused.value.headers() == {"Retry-After": "5"}
         with pytest.raises(VaultUnavailable):
             await vaults.capture_session(db, tenant, None, SESSION)
+
+
+@pytest.mark.usefixtures("sandboxes")
+async def test_a_check_tells_settings_that_work_from_those_that_do_not(plugins: Plugins, settings: Settings) -> None:
+    url = settings.plugin["vault-sandbox"]["url"]
+    async with vaults_of(plugins, settings) as vaults:
+        assert await vaults.check("sandbox") == VaultCheck("ok")
+        with pytest.raises(VaultUnknown):
+            await vaults.check("elsewhere")
+    async with vaults_of(plugins, configured(settings, url=url, api_key="wrong")) as vaults:
+        found = await vaults.check("sandbox")
+        assert (found.status, "401" in found.message) == ("unavailable", True), found
+    async with vaults_of(plugins, configured(settings, url="http://127.0.0.1:1")) as vaults:
+        assert (await vaults.check("sandbox")).status == "unavailable"
+
+
+async def test_a_check_survives_a_provider_that_cannot_fails_or_hangs(plugins: Plugins, settings: Settings) -> None:
+    async def fail(_: object) -> None:
+        raise KeyError("a bug")
+
+    async def hang(_: object) -> None:
+        await asyncio.sleep(3600)
+
+    class Mute(plugins.vaults["sandbox"]):  # type: ignore[misc]  # a class that is loaded
+        check_connection = property()  # as if it were not there
+
+    quick = msgspec.structs.replace(settings, payments=msgspec.structs.replace(settings.payments, psp_timeout_s=0.05))
+    kind = plugins.vaults["sandbox"]
+    for provider, status, words in (
+        (Mute, "not_supported", ""),
+        (type("Buggy", (kind,), {"check_connection": fail}), "unclear", "KeyError"),
+        (type("Stuck", (kind,), {"check_connection": hang}), "unclear", "0.05 seconds"),
+    ):
+        plugins.vaults["sandbox"] = provider
+        async with vaults_of(plugins, quick) as vaults:
+            found = await vaults.check("sandbox")
+        assert (found.status, words in found.message) == (status, True), found
 
 
 @pytest.mark.usefixtures("sandboxes")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from litestar import Controller, Response, get
+from litestar import Controller, Response, get, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath
 
@@ -11,8 +11,17 @@ from clearspan.platform.problems import NotFound
 from clearspan.vaults.service import Vaults
 from clearspan_admin import web
 from clearspan_admin.web import Http
+from clearspan_admin.words import mark
 
 READ = {"scope": "psp_accounts:read", "session": True}
+WRITE = {"scope": "psp_accounts:write", "session": True}
+SAID = {
+    "ok": ("good", mark("The vault takes these settings.")),
+    "unavailable": ("bad", mark("The vault could not be used with these settings.")),
+    "unclear": ("bad", mark("No clear answer came.")),
+    "not_supported": ("info", mark("This plugin cannot ask its vault; the next card will show.")),
+}
+"""What a check found: tone and words."""
 
 
 class PluginsController(Controller):
@@ -49,3 +58,12 @@ class PluginsController(Controller):
             lines=plugin_desk.enabling(name),
             safe_mode=plugin_desk.safe_mode,
         )
+
+    @post("/vaults/{vault:str}/check", opt=WRITE, status_code=303)
+    async def check(self, request: Http, vault: FromPath[str], vaults: NamedDependency[Vaults]) -> Response[bytes]:
+        """Ask a vault whether it takes the settings; nothing is stored."""
+        if vault not in {one.name for one in vaults.described()}:
+            raise NotFound(web.say(request, "There is no such vault."))
+        found = await vaults.check(vault)
+        tone, words = SAID[found.status]
+        return web.go(request, "/settings/plugins", f"{web.say(request, words)} {found.message}".strip(), tone)

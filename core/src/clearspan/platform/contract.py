@@ -37,8 +37,8 @@ _RESTS_ON = {
     Capability.VOID: Capability.AUTHORIZE,
 }
 _SECRET = re.compile(r"(^|_)(api_key|secret|password|token|private_key|access_key)(_|$)")
-_OPTIONAL = {"check_account": 0, "fetch_settlements": 2}
-"""Verbs that may be left out, and how many arguments they take."""
+_OPTIONAL = {"check_account": 0, "fetch_settlements": 2, "check_connection": 0}
+"""Verbs that may be left out, and how many arguments they take; the last is a vault's."""
 
 
 def sdk_problem(module: Any) -> str:

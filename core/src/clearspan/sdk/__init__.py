@@ -78,6 +78,7 @@ from clearspan.sdk.vault import (
     CapturePage,
     CaptureSession,
     CapturesOnOurPage,
+    ChecksConnection,
     Tunnel,
     TunnelsRequests,
     VaultCard,
@@ -87,7 +88,7 @@ from clearspan.sdk.vault import (
 )
 from clearspan.sdk.wire import Wire, form, read, without_none
 
-API_VERSION = "1.3"
+API_VERSION = "1.4"
 """The version of this contract, semantic: a plugin that needs a newer one says so in its requirements."""
 
 __all__ = [
@@ -108,6 +109,7 @@ __all__ = [
     "CardSource",
     "ChargeRequest",
     "ChecksAccount",
+    "ChecksConnection",
     "Companion",
     "ContinueRequest",
     "Decline",

@@ -180,6 +180,18 @@ class CapturesOnOurPage(Protocol):
     capture_module: ClassVar[str]
 
 
+class ChecksConnection(Protocol):
+    """A provider that can be asked whether its settings work. Optional, since 1.4: implement the method besides the others."""
+
+    async def check_connection(self) -> None:
+        """Make a call with the operator's settings that changes nothing and reads no card; return when the vault took them.
+
+        Raises:
+            VaultUnavailable: the vault could not be reached or refused us; the message says which and what to do.
+        """
+        ...
+
+
 class TunnelsRequests(Protocol):
     """A provider that is a forward proxy. Optional: implement the method besides the others; ``proxy`` still gets to rewrite."""
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import re
 from datetime import datetime, timedelta
 from importlib import resources
+from typing import Literal
 
 import httpx
 import msgspec
@@ -17,6 +19,7 @@ from clearspan.platform import clock, outbound
 from clearspan.platform.context import Caller
 from clearspan.platform.db import Database
 from clearspan.platform.idempotency import Answer, IdempotencyKey, once
+from clearspan.platform.pan import mask_pan
 from clearspan.platform.plugins import Plugins
 from clearspan.sdk import CapturePage, CaptureSession, VaultCard, VaultContext, VaultError, VaultProvider
 from clearspan.sdk import VaultUnavailable as VaultAway
@@ -38,11 +41,26 @@ class VaultFacts(msgspec.Struct, frozen=True):
 
     Attributes:
         settings: name -> whether it is set; otherwise its default holds.
+        checks: whether its plugin can ask the vault whether these settings work.
     """
 
     name: str
     plugin: str
     settings: dict[str, bool]
+    checks: bool
+
+
+class VaultCheck(msgspec.Struct, frozen=True):
+    """What came of asking a vault.
+
+    Attributes:
+        status: ``ok``: it takes the settings; ``unavailable``: it could not be reached or refused us; ``unclear``: no answer in
+            time, or the plugin failed; ``not_supported``: the plugin cannot ask.
+        message: the provider's words, without card numbers; empty when all is well.
+    """
+
+    status: Literal["ok", "unavailable", "unclear", "not_supported"]
+    message: str = ""
 
 
 class Vaults:
@@ -108,8 +126,33 @@ class Vaults:
             plugin = self._plugins.plugin_of_vault[name]
             given = self._settings.plugin.get(plugin, {})
             fields = msgspec.structs.fields(self._plugins.vaults[name].config_type)
-            found.append(VaultFacts(name, plugin, {field.name: field.name in given for field in fields}))
+            found.append(
+                VaultFacts(name, plugin, {field.name: field.name in given for field in fields}, self._checks(name))
+            )
         return found
+
+    async def check(self, name: str) -> VaultCheck:
+        """Ask a vault whether it takes our settings; nothing is stored and no card is read. A network call.
+
+        Raises:
+            VaultUnknown: no enabled plugin brings it.
+        """
+        ask = getattr(self.get(name), "check_connection", None)
+        if ask is None:
+            return VaultCheck("not_supported")
+        timeout_s = self._settings.payments.psp_timeout_s
+        try:
+            async with asyncio.timeout(timeout_s):
+                await ask()
+        except VaultError as error:
+            log.warning("vault check", vault=name, error=str(error))
+            return VaultCheck("unavailable", mask_pan(str(error))[:500])
+        except TimeoutError:
+            return VaultCheck("unclear", f"No answer came within {timeout_s:g} seconds.")
+        except Exception as error:  # A plugin's bug says nothing about the settings.
+            log.exception("provider raised", vault=name, verb="check_connection")
+            return VaultCheck("unclear", f"The plugin failed ({type(error).__name__}); the gateway's log says where.")
+        return VaultCheck("ok")
 
     def default(self) -> str:
         """The name of the only vault.
@@ -181,6 +224,9 @@ class Vaults:
         except VaultError as error:
             raise _unavailable(captured.vault, error) from error
         return page
+
+    def _checks(self, name: str) -> bool:
+        return hasattr(self._providers[name], "check_connection")
 
     def module_of(self, name: str) -> str:
         """The name of a vault's own script, in ``scripts``."""

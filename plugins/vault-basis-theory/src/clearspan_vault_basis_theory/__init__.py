@@ -37,6 +37,7 @@ _BRANDS = {"american-express": "amex", "diners-club": "diners", "diners-club-int
 _SEEN_MAX = 12
 """Digits of a masked number: at most the first eight and the last four (PCI DSS 4.0.1, 3.4.1)."""
 _STATUS = "BT-PROXY-DESTINATION-STATUS"
+_NOBODY = "00000000-0000-0000-0000-000000000000"
 
 
 class _Session(msgspec.Struct):
@@ -81,8 +82,13 @@ class _Token(msgspec.Struct):
     card: _Card | None = None
 
 
+class _Problem(msgspec.Struct):
+    title: str
+    status: int
+
+
 class BasisTheoryVault:
-    """See ``VaultProvider``."""
+    """See ``VaultProvider`` and ``ChecksConnection``."""
 
     name: ClassVar[str] = "basis_theory"
     config_type: ClassVar[type[msgspec.Struct]] = BasisTheoryConfig
@@ -189,6 +195,14 @@ class BasisTheoryVault:
         response = await self._call("DELETE", f"/tokens/{_id(token)}")
         if response.status_code not in (204, 404):
             raise _refused(response)
+
+    async def check_connection(self) -> None:
+        """See ``ChecksConnection.check_connection``: ``GET /tokens/{id}`` of an id that no token has. It needs the permission
+        that ``describe`` needs, and the answer is 404."""
+        answer = await self._call("GET", f"/tokens/{_NOBODY}")
+        if answer.status_code != 404:
+            raise _refused(answer)
+        _read(answer, 404, _Problem)
 
     async def _call(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, key: str = ""

@@ -115,6 +115,12 @@ class SandboxVault:
         if response.status_code != 204:
             raise _refused(response)
 
+    async def check_connection(self) -> None:
+        """See ``ChecksConnection.check_connection``: asks for a token that nobody has."""
+        response = await self._call("GET", "/tokens/tok_nobody_has")
+        if response.status_code != 404 or response.headers.get("X-Vault-Error") != "unknown_token":
+            raise VaultUnavailable(str(_refused(response)))
+
     async def _call(self, method: str, path: str, body: dict[str, str] | None = None) -> httpx.Response:
         headers = {"Authorization": f"Bearer {self._config.api_key}"}
         try:

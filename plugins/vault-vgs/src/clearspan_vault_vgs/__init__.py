@@ -37,6 +37,8 @@ _TOKEN = re.compile(rf"({_ALIAS})\.({_ALIAS})\.(0[1-9]|1[0-2])(20[0-9]{{2}})\.([
 _BRANDS = {"americanexpress": "amex", "dinersclub": "diners", "dinersclubinternational": "diners"}
 _UPSTREAM = "VGS-Upstream-Status-Code"
 _CLASSIFIER = "card-number"
+_CHANGE = {"data": {"classifiers": [_CLASSIFIER]}}
+_NO_ALIAS = "tok_{}_1111111111111111111111"
 
 
 class _Parts(msgspec.Struct, frozen=True):
@@ -48,8 +50,12 @@ class _Parts(msgspec.Struct, frozen=True):
     last4: str
 
 
+class _Errors(msgspec.Struct):
+    errors: list[dict[str, Any]]
+
+
 class VgsVault:
-    """See ``VaultProvider`` and ``TunnelsRequests``."""
+    """See ``VaultProvider``, ``ChecksConnection`` and ``TunnelsRequests``."""
 
     name: ClassVar[str] = "vgs"
     config_type: ClassVar[type[msgspec.Struct]] = VgsConfig
@@ -85,7 +91,7 @@ class VgsVault:
         for the vault (``/vault-api-reference``, scope aliases:write); without it each capture has another fingerprint.
         """
         parts = _parts(token)
-        answer = await self._call("PUT", parts.number, {"data": {"classifiers": [_CLASSIFIER]}})
+        answer = await self._call("PUT", parts.number, _CHANGE)
         if answer.status_code != 204:
             raise _refused(answer)
         digest = hashlib.sha256(f"{self._config.vault_id}/{parts.number}".encode()).hexdigest()
@@ -131,6 +137,17 @@ class VgsVault:
             answer = await self._call("DELETE", alias)
             if answer.status_code not in (204, 404):
                 raise _refused(answer)
+
+    async def check_connection(self) -> None:
+        """See ``ChecksConnection.check_connection``: the call of ``describe`` for an alias that does not exist, so that nothing
+        changes; the answer is 404. The proxy's way is not tried: there is no call that ends in it."""
+        answer = await self._call("PUT", _NO_ALIAS.format(self._config.environment), _CHANGE)
+        if answer.status_code != 404:
+            raise _refused(answer)
+        try:
+            msgspec.json.decode(answer.content, type=_Errors)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise sdk.VaultUnavailable("VGS's answer is not as documented") from error
 
     async def _call(self, method: str, alias: str, body: object = None) -> httpx.Response:
         url = f"{self._url}/aliases/{quote(alias, safe='')}"

@@ -42,7 +42,7 @@ from clearspan.sdk.testing.webhooks import NOW
 
 DEMANDED = ("session", "described", "unknown", "deleted", "deleted_unknown")
 FIELDS = ("number", "exp_month", "exp_year", "cvc")
-_VERBS = {"session": "create_session", "described": "describe", "deleted": "delete"}
+_VERBS = {"session": "create_session", "described": "describe", "deleted": "delete", "connected": "check_connection"}
 _TARGET = "https://api.psp.example/v1/charges?expand=all&x=%7B1%7D"
 _HOSTILE = "tok/../../admin?key=1#x"
 
@@ -70,7 +70,8 @@ class VaultConformance:
         provider: the class.
         description: the vault's own, or ``None``.
         scenarios: ``session``, ``described``, ``unknown`` (describe of a token that the vault does not know), ``deleted``,
-            ``deleted_unknown`` -> ``Script``. Texts ``<token>`` and ``<url>`` in them are filled in.
+            ``deleted_unknown``, and ``connected`` when it has ``check_connection`` -> ``Script``. Texts
+            ``<token>`` and ``<url>`` in them are filled in.
         prelude: answers that any run may need first, each with its ``path``.
         token: as the vault makes them; ``other_token`` is another one.
         silent: verbs that make no call, so that nothing can go wrong on the way.
@@ -108,13 +109,16 @@ class VaultConformance:
 
     def test_the_class_is_complete(self) -> None:
         missing = [name for name in DEMANDED if name not in self.scenarios]
+        assert self._checks() == ("connected" in self.scenarios), (
+            "check_connection and the scenario connected belong together"
+        )
         assert not missing, f"scenarios that are missing: {', '.join(missing)}"
         kinds = {kind for _, kind in self.own_errors}
         assert kinds <= {sdk.PspUnavailable, sdk.PspMisconfigured, sdk.OutcomeUnknown}
         assert sdk.PspMisconfigured in kinds, "own_errors must say how the vault refuses (unknown token, wrong key)"
 
     def test_verbs_do_nothing_before_they_are_awaited(self) -> None:
-        for verb in ("create_session", "describe", "delete"):
+        for verb in ("create_session", "describe", "delete", *(["check_connection"] if self._checks() else [])):
             assert inspect.iscoroutinefunction(getattr(self.provider, verb)), f"{verb} is no async def"
         for helper in ("placeholder", "proxy", "check"):
             assert not inspect.iscoroutinefunction(getattr(self.provider, helper)), f"{helper} does no I/O: a plain def"
@@ -161,6 +165,12 @@ class VaultConformance:
                 for one in play.sent
             )
 
+    def test_a_check_of_the_connection_believes_no_refusal(self) -> None:
+        for fault in ("", "wrong_credentials", "forbidden", "html_200") if self._checks() else ():
+            play = self.play("connected", fault=fault)
+            kind = sdk.VaultUnavailable if fault else type(None)
+            assert isinstance(play.error, kind), f"{fault}\n{play.told()}"
+
     def test_requests_are_as_the_vault_describes_them(self, scenario: str) -> None:
         if self.description is None:
             return
@@ -188,7 +198,7 @@ class VaultConformance:
         for at in range(len(self.scenarios[scenario].exchanges)):
             play = self.play(scenario, fault=fault, at=at)
             told = f"{FAULTS[fault]}\n{play.told()}"
-            if self._verb(scenario) == "describe":
+            if self._verb(scenario) in ("describe", "check_connection"):
                 assert isinstance(play.error, sdk.VaultUnavailable | TimeoutError), told
             elif self._verb(scenario) == "delete" and fault in _DONE_ANYWAY:
                 assert play.error is None or isinstance(play.error, sdk.VaultError), told
@@ -302,13 +312,23 @@ class VaultConformance:
         return play
 
     def _verb(self, scenario: str) -> str:
-        usual = {"session": "create_session", "deleted": "delete", "deleted_unknown": "delete"}
+        usual = {
+            "session": "create_session",
+            "deleted": "delete",
+            "deleted_unknown": "delete",
+            "connected": "check_connection",
+        }
         return self.scenarios[scenario].verb or usual.get(scenario, "describe")
 
     def _call(self, provider: Any, verb: str, token: str) -> Awaitable[Any]:
         if verb == "create_session":
             return provider.create_session("https://shop.example/return?card=1")  # type: ignore[no-any-return]
+        if verb == "check_connection":
+            return provider.check_connection()  # type: ignore[no-any-return]
         return getattr(provider, verb)(token)  # type: ignore[no-any-return]
+
+    def _checks(self) -> bool:
+        return hasattr(self.provider, "check_connection")
 
     def _made(self, url: str = "http://127.0.0.1:9", http: httpx.AsyncClient | None = None) -> Any:
         settings = msgspec.convert(dict(self.config(url)), self.provider.config_type)
@@ -373,7 +393,9 @@ class VaultConformance:
         placeholders = {field: self._made().placeholder(self.token, field) for field in FIELDS}
         values: dict[str, Sequence[Any]] = {
             "scenario": list(self.scenarios),
-            "verb": sorted(set(_VERBS.values()) - self.silent),
+            "verb": sorted(
+                set(_VERBS.values()) - self.silent - ({"check_connection"} if not self._checks() else set())
+            ),
             "fault": [one for one in FAULTS if one not in _NOT_MET],
         }
         for name, ones in values.items():
