@@ -15,7 +15,7 @@ import uvicorn
 
 from bench import null_psp
 from clearspan.app import Gateway, create_app
-from clearspan.platform import plugins
+from clearspan.platform import memory, plugins
 from clearspan.platform.crypto import load_master_key
 from clearspan.platform.telemetry import configure_logging
 from clearspan.settings import DataSettings, load
@@ -29,8 +29,10 @@ def main() -> None:
     configure_logging("error", "json")
     loaded = null_psp.plugins() if os.environ["BENCH_PSP"] == "null" else plugins.load(settings.plugins.enabled)
     gateway = Gateway(settings, url, load_master_key(home / "master.key", create=False), loaded)
+    app = create_app(gateway)
+    memory.settle()  # As ``clearspan web`` does.
     uvicorn.run(
-        create_app(gateway),
+        app,
         host="127.0.0.1",
         port=port,
         log_level="warning",

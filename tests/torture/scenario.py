@@ -259,7 +259,7 @@ class Scenario:
             pause = min(pauses, default=60.0)
             if pause > 10 and not world.psp.busy:
                 world.loop.jump(world.loop.time() + pause)
-            await clock.sleep(0.5)
+            await clock.sleep(1.0)
             waiting = await self._open()
             still = _undecided(waiting)
             for found in sorted(mine - still):

@@ -37,7 +37,7 @@ from clearspan.desk import jobs as desk_jobs
 from clearspan.journal.push import Pusher
 from clearspan.journal.seal import Sealer
 from clearspan.payments import jobs as payment_jobs
-from clearspan.platform import clock, ids, sqlbundle
+from clearspan.platform import clock, ids, memory, sqlbundle
 from clearspan.platform.problems import DatabaseUnavailable
 from clearspan.platform.queue import QUEUE, Doorbell
 from clearspan.platform.runtime import Runtime, opened, publish, require_schema, withdraw
@@ -257,6 +257,7 @@ async def _work(runtime: Runtime) -> None:
             dequeue_timeout=DEQUEUE_S,
             shutdown_grace_period_s=settings.server.drain_timeout_s,
         )
+        memory.settle()
         webhooks = Dispatcher(gateway.webhook_deliveries, gateway.feed, settings.server.drain_timeout_s)
         helpers = [
             asyncio.create_task(work)

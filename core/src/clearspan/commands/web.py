@@ -16,6 +16,7 @@ import uvloop
 from clearspan.app import Gateway, create_app
 from clearspan.commands.listening import bound, taken, with_own_url
 from clearspan.commands.start import gateway, keep_clock, note_plugins
+from clearspan.platform import memory
 from clearspan.platform.runtime import Runtime, opened, publish, require_schema, withdraw
 from clearspan.platform.telemetry import configure_logging
 from clearspan.settings import Settings
@@ -45,6 +46,7 @@ async def _serve(runtime: Runtime, settings: Settings, listener: socket.socket) 
     async with gateway(runtime) as made:  # It connects, and the master key fits: better now than in a log.
         await note_plugins(made, "web")
     server = WebServer(Gateway(settings, runtime.app_url, runtime.master, runtime.plugins, runtime.redis_url))
+    memory.settle()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, server.stop)
     await server.serve_on(listener)

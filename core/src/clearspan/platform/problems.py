@@ -60,10 +60,13 @@ def catalogue() -> Iterator[type[DomainError]]:
 
 def from_refusal(code: str, fields: dict[str, Any]) -> DomainError:
     """The error for a refusal raised in SQL (SQLSTATE CS001)."""
-    for kind in catalogue():
-        if kind.code == code:
-            return kind(**fields)
-    raise AssertionError(f"the database refused with {code}, which no error class names")
+    if code not in _BY_CODE:  # Modules are imported as they are needed.
+        _BY_CODE.update((kind.code, kind) for kind in catalogue())
+    assert code in _BY_CODE, f"the database refused with {code}, which no error class names"
+    return _BY_CODE[code](**fields)
+
+
+_BY_CODE: dict[str, type[DomainError]] = {}
 
 
 class Unauthorized(DomainError):
