@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import httpx
 import msgspec
 import pytest
 from tests.admin.billing import followed, said
 from tests.admin.conftest import NewPerson
+from tests.shop import Shop
 
 from clearspan.app import Gateway
 from clearspan.journal import plugins as plugin_log
@@ -144,3 +147,26 @@ async def test_the_pages_speak_the_persons_language(
     await gateway.operators.change(person.operator, locale=locale)
     for path in ("psps", "psps/new/sandbox", "plugins", "webhooks/new", "api-keys/new", "people/roles", "tenant"):
         assert words in (await person.get(f"/settings/{path}")).text, path
+
+
+async def test_a_tenant_is_renamed_and_the_trail_has_both_names(people: NewPerson, shop: Shop) -> None:
+    person = await people("admin")
+    before = (await shop.http.get("/v1/tenant")).json()
+    page = "/settings/tenant/name"
+    for wrong in ("", " " * 4, "x" * 201, "two\nlines"):
+        answer = await person.post(page, page, name=wrong)
+        assert (answer.status_code, "on one line" in answer.text) == (422, True), wrong
+    shown = await followed(person, await person.post(page, page, name=" Ada <i>& Sons "))
+    assert "Ada &lt;i&gt;&amp; Sons" in shown
+    await followed(person, await person.post(page, page, name="Ada <i>& Sons"))
+    assert (await shop.http.get("/v1/tenant")).json() == before | {"name": "Ada <i>& Sons"}
+    (told,) = (await shop.http.get("/v1/audit", params={"type": "tenant.renamed"})).json()["data"]
+    assert told["data"] == {"before": {"name": before["name"]}, "after": {"name": "Ada <i>& Sons"}}
+    assert f'href="/admin{page}"' not in (await (await people("auditor")).get("/settings/tenant")).text
+
+
+async def test_finance_finds_how_the_tenant_bills_in_the_menu_and_others_beside_the_tenant(people: NewPerson) -> None:
+    for role, path in {"finance": "/settings/tenant/billing", "owner": "/settings/tenant"}.items():
+        text = (await (await people(role)).get("/profile")).text
+        menu = text[text.index("<nav") : text.index("</nav>")]
+        assert re.findall(r'href="/admin(/settings/tenant[^"]*)"', menu) == [path], role

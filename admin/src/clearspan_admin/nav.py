@@ -19,6 +19,7 @@ class Entry(msgspec.Struct, frozen=True):
         icon: of ``icons.toml``.
         scope: whoever lacks it does not see the entry.
         keys: the keyboard's way there.
+        unless: whoever has this scope comes there by another entry.
     """
 
     title: str
@@ -26,6 +27,7 @@ class Entry(msgspec.Struct, frozen=True):
     icon: str
     scope: str
     keys: str = ""
+    unless: str = ""
 
 
 MENU: Final[tuple[tuple[str, tuple[Entry, ...]], ...]] = (
@@ -65,6 +67,9 @@ MENU: Final[tuple[tuple[str, tuple[Entry, ...]], ...]] = (
             Entry(mark("API keys"), "/settings/api-keys", "key-round", "api_keys:read"),
             Entry(mark("People and roles"), "/settings/people", "user-cog", "operators:read"),
             Entry(mark("Tenant"), "/settings/tenant", "building-2", "operators:read"),
+            Entry(
+                mark("How you bill"), "/settings/tenant/billing", "building-2", "plans:write", unless="operators:read"
+            ),
         ),
     ),
 )
@@ -72,5 +77,8 @@ MENU: Final[tuple[tuple[str, tuple[Entry, ...]], ...]] = (
 
 def menu(scopes: Collection[str]) -> list[tuple[str, list[Entry]]]:
     """What somebody with these scopes sees; groups without an entry are left out."""
-    groups = [(title, [entry for entry in entries if entry.scope in scopes]) for title, entries in MENU]
+    groups = [
+        (title, [entry for entry in entries if entry.scope in scopes and entry.unless not in scopes])
+        for title, entries in MENU
+    ]
     return [(title, entries) for title, entries in groups if entries]

@@ -72,6 +72,7 @@ TYPES: Final[Mapping[str, str]] = {
     "mandate.created": mark("%(who)s noted the mandate %(what)s"),
     "mandate.revoked": mark("%(who)s revoked the mandate %(what)s"),
     "tenant.created": mark("%(who)s created the tenant %(what)s"),
+    "tenant.renamed": mark("%(who)s renamed the tenant"),
     "tenant.billing_settings_updated": mark("%(who)s changed the billing settings"),
     "tenant.jobs_changed": mark("%(who)s retried or aborted background jobs"),
     "psp_account.created": mark("%(who)s created the PSP account %(what)s"),

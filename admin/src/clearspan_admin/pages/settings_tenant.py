@@ -18,12 +18,14 @@ from clearspan.settings import Settings
 from clearspan.subscriptions.catalogue import Billing
 from clearspan.subscriptions.errors import DunningPlanMissing
 from clearspan.subscriptions.schemas import BillingSettingsOut, BillingSettingsUpdate
+from clearspan.tenants.errors import TenantInvalid
 from clearspan.tenants.service import Tenants
 from clearspan_admin import filled, web
 from clearspan_admin.web import Form, Http
 
 READ = {"scope": "operators:read", "session": True}
 BILLING = {"scope": "plans:write", "session": True}
+NAME = {"scope": "operators:write", "session": True}
 _SELLER = ("seller_name", "seller_address", "seller_tax_id", "seller_email")
 
 
@@ -61,6 +63,24 @@ class TenantController(Controller):
             database=database,
             public_url=settings.server.public_url,
         )
+
+    @get("/name", opt=NAME)
+    async def ask_name(self, request: Http, tenants: NamedDependency[Tenants]) -> Response[bytes]:
+        """The form of the name."""
+        tenant = await tenants.get(web.caller_of(request).scope.tenant_id)
+        return web.page(request, "settings/tenant_name.html", name=tenant.name, slug=tenant.slug, errors={})
+
+    @post("/name", opt=NAME, status_code=303)
+    async def rename(self, request: Http, tenants: NamedDependency[Tenants]) -> Response[bytes]:
+        """Give it another name; the audit trail has both."""
+        caller, name = web.caller_of(request), (await web.form_of(request)).text("name").strip()
+        try:
+            await tenants.rename(caller, name)
+        except TenantInvalid:
+            errors = {"name": web.say(request, "A tenant's name has 1 to 200 characters, on one line.")}
+            slug = (await tenants.get(caller.scope.tenant_id)).slug
+            return web.page(request, "settings/tenant_name.html", status=422, name=name, slug=slug, errors=errors)
+        return web.go(request, "/settings/tenant", web.say(request, "Saved."))
 
     @get("/billing", opt=BILLING)
     async def edit(

@@ -28,6 +28,7 @@ from clearspan.tenants.models import Tenant
 
 _SLUG = re.compile(r"[a-z][a-z0-9-]{1,38}[a-z0-9]")
 _NAME_MAX = 200
+_NAME_RULE = "A tenant's name has 1 to 200 characters, on one line."
 _KEYS_MAX = 1000
 
 
@@ -85,6 +86,30 @@ class Tenants:
             if violated(error) == "tenants_slug_key":
                 raise SlugTaken from None
             raise
+        return tenant
+
+    async def rename(self, caller: Caller, name: str) -> Tenant:
+        """Give the caller's tenant another name; the slug stays, as keys and addresses go by it.
+
+        Raises:
+            TenantInvalid: the name breaks its rule.
+        """
+        if not 1 <= len(name) <= _NAME_MAX or not name.isprintable():
+            raise TenantInvalid(_NAME_RULE)
+        async with self._db.begin(caller.scope) as session:
+            tenant = await session.get_one(Tenant, caller.scope.tenant_id, with_for_update=True)
+            changed = journal.differing({"name": tenant.name}, {"name": name})
+            if changed:
+                tenant.name = name
+                await journal.record(
+                    session,
+                    caller,
+                    type="tenant.renamed",
+                    subject_type="tenant",
+                    subject_id=tenant.tenant_id,
+                    sequence=0,
+                    data=changed,
+                )
         return tenant
 
     async def get(self, tenant_id: UUID) -> Tenant:
