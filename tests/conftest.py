@@ -28,7 +28,7 @@ import msgspec
 import pytest
 
 from clearspan.access.keys import SCOPES
-from clearspan.platform import clock, ids, memory, schema
+from clearspan.platform import clock, ids, schema
 from clearspan.platform.context import Caller, Scope
 from clearspan.platform.crypto import MasterKey
 from clearspan.platform.db import Database
@@ -45,11 +45,6 @@ if TYPE_CHECKING:
 BASE_URL = "http://gateway.test"
 ALL_SCOPES = frozenset(SCOPES)
 PASSWORD = "of-the-tests-only"
-
-
-def pytest_collection_finish() -> None:
-    """Ten thousand collected tests and all modules stay: looking through them for garbage was a quarter of the time."""
-    memory.settle()
 
 
 class Urls(msgspec.Struct, frozen=True):

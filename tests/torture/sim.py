@@ -17,7 +17,7 @@ from tests.torture import database, scenario
 from tests.torture.scenario import Outcome
 from tests.torture.world import log_into
 
-from clearspan.platform import memory, plugins
+from clearspan.platform import plugins
 from clearspan.platform.embedded_postgres import EmbeddedPostgres
 from clearspan.platform.plugins import Plugins
 from clearspan.settings import Settings, load
@@ -195,7 +195,6 @@ def _work(url: str, name: str, todo: multiprocessing.Queue, done: multiprocessin
     seed = None
     try:
         with bench(url, name) as play:
-            memory.settle()
             while (seed := todo.get()) is not None:
                 done.put(msgspec.json.encode(play(seed)))
         done.put(None)
