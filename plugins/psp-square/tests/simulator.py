@@ -61,6 +61,9 @@ class Simulator:
         self.refunds: dict[str, dict[str, Any]] = {}
         self.customers: dict[str, dict[str, Any]] = {}
         self.cards: dict[str, dict[str, Any]] = {}
+        self.payouts: dict[str, dict[str, Any]] = {}
+        self.entries: dict[str, dict[str, Any]] = {}
+        self.booked: set[str] = set()
         self.keys: dict[tuple[str, str], tuple[bytes, int, dict[str, Any]]] = {}
         self.webhooks: list[dict[str, Any]] = []
         self.problems: list[str] = []
@@ -74,7 +77,8 @@ class Simulator:
         """``POST next {"fault"}``, ``POST webhook {"url", "secret"}``, ``GET charges | webhooks | problems``.
 
         Beyond what all simulators have: ``POST reset`` starts anew, ``POST refund {"id", "status"}`` ends a pending refund,
-        ``POST settle`` all of them, ``POST dispute {"payment", "state"}`` opens a dispute or goes on with it.
+        ``POST settle`` all of them, ``POST dispute {"payment", "state"}`` opens a dispute or goes on with it,
+        ``POST payout`` pays out what was captured and refunded since the last one.
         """
         match method, path:
             case "POST", "next":
@@ -94,6 +98,8 @@ class Simulator:
                         self.end_refund(name, "COMPLETED")
             case "POST", "dispute":
                 self.dispute(body["payment"], body["state"])
+            case "POST", "payout":
+                return self.pay_out()
             case "GET", "charges":
                 return [self.row(payment) for payment in self.payments.values()]
             case "GET", "webhooks":
@@ -152,6 +158,12 @@ class Simulator:
                 return self.page("refunds", self.refunds, query)
             case "GET", ["refunds", one]:
                 return {"refund": self.known(self.refunds, one, "refund")}
+            case "GET", ["payouts"]:
+                return self.page("payouts", self.payouts, query)
+            case "GET", ["payouts", one, "payout-entries"]:
+                self.known(self.payouts, one, "payout")
+                own = {name: entry for name, entry in self.entries.items() if entry["payout_id"] == one}
+                return self.page("payout_entries", own, query)
             case "POST", ["customers"]:
                 return {"customer": self.customer(body)}
             case "POST", ["cards"]:
@@ -348,13 +360,45 @@ class Simulator:
         found = [
             row
             for row in rows.values()
-            if row["location_id"] == place and begin <= datetime.fromisoformat(row["created_at"]) <= end
+            if row.get("location_id", place) == place
+            and begin <= datetime.fromisoformat(row.get("created_at") or row["effective_at"]) <= end
         ]
         if query.get("sort_order") != "ASC":
             found.reverse()
         start = int(query.get("cursor", "0"))
         more = {"cursor": str(start + LIST_MAX)} if start + LIST_MAX < len(found) else {}
         return ({what: found[start : start + LIST_MAX]} if found else {}) | more
+
+    def pay_out(self) -> dict[str, Any]:
+        """A fee of 2 % for each payment, of which a refund gives its part back."""
+        payout: dict[str, Any] = {
+            "id": f"po_{self.name('payout')}", "type": "BATCH", "status": "SENT", "location_id": "LEUR0000MAIN1",
+            "created_at": self.now(), "version": 1,
+        }  # fmt: skip
+        total, currency = 0, "EUR"
+        charges = [("CHARGE", one, one["id"], 1) for one in self.payments.values() if one["status"] == "COMPLETED"]
+        refunds = [
+            ("REFUND", one, one["payment_id"], -1) for one in self.refunds.values() if one["status"] == "COMPLETED"
+        ]
+        for kind, one, payment, sign in charges + refunds:
+            money = one["total_money"] if kind == "CHARGE" else one["amount_money"]
+            gross, currency = sign * money["amount"], money["currency"]
+            if one["id"] in self.booked:
+                continue
+            fee = sign * (money["amount"] // 50)
+            total += gross - fee
+            about = {"payment_id": payment} | ({"refund_id": one["id"]} if kind == "REFUND" else {})
+            entry = {
+                "id": f"poe_{self.name('entry')}", "payout_id": payout["id"], "effective_at": self.now(), "type": kind,
+                f"type_{kind.lower()}_details": about,
+            }  # fmt: skip
+            for name, amount in (("gross", gross), ("fee", fee), ("net", gross - fee)):
+                entry[f"{name}_amount_money"] = {"amount": amount, "currency": currency}
+            self.booked.add(one["id"])
+            self.entries[entry["id"]] = entry
+        payout["amount_money"] = {"amount": total, "currency": currency}
+        self.payouts[payout["id"]] = payout
+        return payout
 
     # Small things.
 

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 import clearspan.sdk as sdk
-from clearspan_psp_square import answers
+from clearspan_psp_square import answers, settlements
 from clearspan_psp_square.refusals import REFUSALS, UNKNOWN
 from clearspan_psp_square.settings import LIVE_URL, TEST_URL, SquareConfig
 
@@ -237,6 +237,65 @@ async def test_what_was_done_in_a_span_of_time_is_listed(stage: Stage) -> None:
     assert kinds == ["charge", "refund"]
 
 
+async def test_a_payout_is_the_sum_of_its_entries_on_any_page(stage: Stage) -> None:
+    paid = [await stage.paid() for _ in range(5)]
+    refund = await stage.psp.refund(stage.refund(paid[0], PART))
+    await stage.control("POST", "settle")
+    made = await stage.control("POST", "payout")
+    now = datetime.now(UTC)
+    lines = await stage.psp.fetch_settlements(now - timedelta(minutes=1), now + timedelta(minutes=1))
+    *entries, payout = lines
+    assert [one.kind for one in entries] == [sdk.SettlementKind.CHARGE] * 5 + [sdk.SettlementKind.REFUND]
+    assert [one.psp_ref for one in entries] == [one.psp_ref for one in (*paid, refund)]
+    assert [(one.gross, one.fee) for one in (entries[0], entries[-1])] == [
+        (sdk.Money(12347, "EUR"), sdk.Money(-246, "EUR")),
+        (sdk.Money(-5000, "EUR"), sdk.Money(100, "EUR")),
+    ]
+    assert {one.batch for one in lines} == {made["id"]}
+    assert payout.kind is sdk.SettlementKind.PAYOUT
+    assert payout.net == sdk.Money(-made["amount_money"]["amount"], "EUR")
+    assert sum(one.net.amount_minor for one in lines) == 0
+    assert len({one.line_ref for one in lines}) == 7
+    assert not await stage.psp.fetch_settlements(now - timedelta(days=2), now - timedelta(days=1))
+    assert not await stage.adapter(location_id="LGBP0000MAIN2").fetch_settlements(now - timedelta(days=1), now)
+
+
+def entry(**fields: Any) -> dict[str, Any]:
+    """As ListPayoutEntries shows one."""
+    own = {"id": "poe_1", "payout_id": "po_1", "type": "CHARGE"}
+    own |= {f"{name}_amount_money": {"amount": 0, "currency": "EUR"} for name in ("gross", "fee", "net")}
+    return own | fields
+
+
+def test_entries_are_told_apart_and_have_to_add_up() -> None:
+    for kind, gross, expected in (
+        ("OPEN_DISPUTE", -100, "dispute"), ("DISPUTE", 100, "dispute_reversed"), ("TAX_ON_FEE", -3, "fee"),
+        ("RETURNED_PAYOUT", 500, "payout"), ("RESERVE_HOLD", -7, "adjustment"), ("SOMETHING_NEW", 1, "adjustment"),
+    ):  # fmt: skip
+        told = {"amount": gross, "currency": "EUR"}
+        raw = entry(type=kind, gross_amount_money=told, net_amount_money=told, type_dispute_details={"payment_id": "p"})
+        found = settlements.line(raw)
+        assert (found.kind, found.net.amount_minor, found.psp_ref) == (expected, gross, "p"), kind
+    for wrong in (
+        {"net_amount_money": {"amount": 1, "currency": "EUR"}},
+        {"fee_amount_money": {"amount": 0, "currency": "USD"}},
+        {"gross_amount_money": {"amount": 0}},
+        {"gross_amount_money": None},
+        {"type": None},
+    ):
+        with pytest.raises(sdk.OutcomeUnknown):
+            settlements.line(entry(**wrong))
+
+
+def test_every_kind_of_entry_is_one_that_square_knows() -> None:
+    known = set(json.loads(SPEC.read_text())["components"]["schemas"]["ActivityType"]["enum"])
+    assert settlements._KINDS.keys() <= known
+    assert {one for one in known if "FEE" in one.split("_")} - settlements._KINDS.keys() == {
+        "APP_FEE_REFUND",
+        "APP_FEE_REVENUE",
+    }
+
+
 def test_every_refusal_square_documents_is_decided() -> None:
     described = json.loads(SPEC.read_text())["components"]["schemas"]["ErrorCode"]["x-enum-elements"]
     category = {one["name"]: one["error-category"] for one in described}
@@ -248,6 +307,7 @@ def test_every_refusal_square_documents_is_decided() -> None:
 
 def test_every_documented_example_is_read() -> None:
     readers: dict[str, Any] = {"payment": answers.Payment, "refund": answers.Refund, "dispute": answers.Dispute}
+    readers |= {"payout": settlements.Payout, "payout_entrie": settlements.Entry}
     read = 0
     for name, schema in json.loads(SPEC.read_text())["components"]["schemas"].items():
         body = schema.get("example", {}) if name.endswith("Response") else {}
@@ -255,7 +315,7 @@ def test_every_documented_example_is_read() -> None:
             for raw in [body[what]] if what in body else body.get(f"{what}s", []):
                 sdk.read(raw, kind)
                 read += 1
-    assert read >= 8
+    assert read >= 12
 
 
 def test_test_and_live_mode_have_their_hosts() -> None:
