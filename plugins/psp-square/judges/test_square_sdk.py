@@ -69,6 +69,27 @@ def test_the_sdk_pays_captures_cancels_refunds_and_lists(simulator: Any) -> None
     assert sim.problems == []
 
 
+def test_the_sdk_reads_payouts_and_their_entries(simulator: Any) -> None:
+    sim = simulator("psp-square")
+    client = sdk(sim.url)
+    paid = client.payments.create(
+        source_id="cnon:card-nonce-ok",
+        idempotency_key="judge-8",
+        amount_money={"amount": 1000, "currency": "EUR"},
+        location_id=LOCATION,
+    ).payment
+    assert paid is not None
+    made = sim.control("POST", "payout")
+    (payout,) = client.payouts.list(location_id=LOCATION)
+    assert payout.id == made["id"] and payout.type == "BATCH"
+    assert payout.amount_money is not None and payout.amount_money.amount == 980
+    (entry,) = client.payouts.list_entries(payout.id)
+    assert entry.type == "CHARGE" and entry.type_charge_details is not None
+    assert entry.type_charge_details.payment_id == paid.id
+    assert entry.fee_amount_money is not None and entry.fee_amount_money.amount == 20
+    assert sim.problems == []
+
+
 def test_the_sdk_meets_a_decline_as_square_words_it(simulator: Any) -> None:
     sim = simulator("psp-square")
     with pytest.raises(ApiError) as refused:
