@@ -12,7 +12,7 @@ import msgspec
 import pytest
 import uvicorn
 from tests.admin.conftest import Served, Tabs, picture
-from tests.admin.test_signing import PASSWORD, totp
+from tests.admin.test_signing import PASSWORD, far_from_the_next_step, totp
 from tests.conftest import Merchant, Urls, free_ports, lifespan
 
 from clearspan.app import Gateway, create_app
@@ -69,6 +69,7 @@ async def test_from_the_first_owners_link_to_signing_in_with_a_code(served: Serv
     await picture(page, "second-factor")
     shown = await page.locator(".secret code").inner_text()
     secret = base64.b32decode(shown.replace(" ", ""))
+    await far_from_the_next_step()
     await page.fill("#code", totp(secret, steps=-1))
     await page.click("form.form button")
     await page.wait_for_selector(".codes")

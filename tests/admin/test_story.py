@@ -22,7 +22,7 @@ import uvicorn
 from playwright.async_api import Page, expect
 from tests.admin.conftest import Served, Tabs, picture, signed_in
 from tests.admin.test_audit import seal
-from tests.admin.test_signing import PASSWORD, totp
+from tests.admin.test_signing import PASSWORD, far_from_the_next_step, totp
 from tests.admin.test_work import unknown_payment
 from tests.conftest import ALL_SCOPES, BASE_URL, Merchant, Urls, app_of, free_ports, lifespan
 from tests.core.desk.stuck import failed_mails
@@ -133,6 +133,7 @@ async def _become_the_first_owner(page: Page, served: Served) -> None:
     await page.click("form.form button")
     await page.wait_for_selector(".qr")
     shown = await page.locator(".secret code").inner_text()
+    await far_from_the_next_step()
     await page.fill("#code", totp(base64.b32decode(shown.replace(" ", "")), steps=-1))
     await page.click("form.form button")
     await page.click("text=I have kept them")

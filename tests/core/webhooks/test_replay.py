@@ -148,3 +148,22 @@ async def test_deliveries_are_forgotten_after_their_time_with_their_attempts(
     assert await superuser.fetchval("SELECT count(*) FROM webhook_attempts WHERE tenant_id = $1", tenant) == 1
     await works.run()
     assert sorted(await hook.ids()) == sorted([old, young]), "what is forgotten is not told anew"
+
+
+async def test_an_endpoint_whose_secret_does_not_open_holds_up_no_other(
+    new_hook: NewHook, happen: Happen, works: Works, merchant: Merchant, superuser: Connection[Any]
+) -> None:
+    broken, sound = await new_hook(), await new_hook()
+    tenant = merchant.caller.scope.tenant_id
+    spoil = "UPDATE webhook_endpoints SET secret = $3 WHERE tenant_id = $1 AND webhook_endpoint_id = $2"
+    row = ids.decode("we", broken.id)
+    secret = await superuser.fetchval("SELECT secret FROM webhook_endpoints WHERE webhook_endpoint_id = $1", row)
+    await superuser.execute(spoil, tenant, row, b"spoilt")
+    event = await happen(merchant.caller)
+    await works.run()
+    assert (await broken.ids(), await sound.ids()) == ([], [event])
+    assert [one["state"] for one in await broken.log()] == ["pending"]
+    await superuser.execute(spoil, tenant, row, secret)
+    await works.later()
+    await works.run()
+    assert await broken.ids() == [event]

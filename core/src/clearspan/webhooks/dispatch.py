@@ -24,6 +24,7 @@ from clearspan.journal.feed import Feed
 from clearspan.journal.models import Entry, Position
 from clearspan.platform import clock, ids
 from clearspan.platform.context import Scope, system
+from clearspan.platform.crypto import KeyProblem
 from clearspan.platform.db import Database
 from clearspan.platform.problems import DatabaseUnavailable
 from clearspan.platform.telemetry import Metrics
@@ -323,7 +324,12 @@ class Dispatcher:
         }
         claim = _CLAIM.decode(await self._db.call("webhook_claim", document))
         if claim.deliveries:
-            secrets = await self._deliveries.secrets(due.scope, endpoint_id, [claim.secret, claim.previous_secret])
+            try:
+                secrets = await self._deliveries.secrets(due.scope, endpoint_id, [claim.secret, claim.previous_secret])
+            except KeyProblem as error:
+                # This endpoint's alone: the others do not wait for it. The leases run out, and it is tried again.
+                log.error("secret of a webhook endpoint does not open", endpoint=str(endpoint_id), error=str(error))  # noqa: TRY400
+                return False
             for taken in claim.deliveries:
                 self._flying[endpoint_id] += 1
                 task = asyncio.create_task(self._deliver(due, claim.url, secrets, taken, token))
